@@ -1,0 +1,127 @@
+"""The Celery app that both sides share, and the one way to send a job.
+
+Called by: backend.dispatch, worker.app, worker.tasks, groundcrew. Must not import: worker (tasks are named, not imported).
+Redis is the broker only: job records (status.py) and results (results.py) say more than a result backend would.
+Example: `send(make_celery(settings), job, shards=settings.queue_shards)`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import redis
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from contract.errors import BrokerUnavailable
+from contract.jobs import EXPAND_QUEUE, INTERACTIVE_QUEUE, WRITE_QUEUE, Job, PredictJob, bulk_queues
+from contract.settings import Settings
+
+SOCKET_TIMEOUT_S = 2.0  #: Label Studio waits 1 s for /health and 3 s for /setup
+LONGEST_BLOCK_S = 100.0  #: a blocking read may last as long as Label Studio waits
+
+
+def celery_url(redis_url: str) -> str:
+    """kombu names Unix sockets differently from redis-py."""
+    return redis_url.replace("unix://", "redis+socket://", 1) if redis_url.startswith("unix://") else redis_url
+
+
+def make_celery(settings: Settings, *, publish_only: bool = False) -> Celery:
+    """The Celery app. `publish_only` makes a Redis that is away an error at once instead of a wait."""
+    app = Celery("groundcrew", broker=celery_url(settings.redis_url), set_as_current=False)
+    app.conf.update(
+        accept_content=["json"],
+        task_serializer="json",
+        task_ignore_result=True,
+        task_acks_late=True,
+        worker_prefetch_multiplier=1,
+        worker_send_task_events=True,
+        task_send_sent_event=True,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options=_transport_options(settings, publish_only),
+        task_publish_retry=not publish_only,
+        task_default_queue=EXPAND_QUEUE,
+        task_create_missing_queues=True,
+    )
+    return app
+
+
+def _transport_options(settings: Settings, publish_only: bool) -> dict[str, object]:
+    options: dict[str, object] = {
+        "visibility_timeout": settings.visibility_timeout_s,
+        # kombu looks for lost messages every interval x throttle seconds; its defaults make that 100 s
+        "unacked_restore_interval": 1,
+        "unacked_restore_throttle": 1,
+        "unacked_mutex_expire": 10,
+        # projects are served in turn; one key a queue, since urgency has a queue of its own
+        "queue_order_strategy": "round_robin",
+        "priority_steps": [0],
+        "health_check_interval": 25,
+        "socket_keepalive": True,
+    }
+    if publish_only:
+        options |= {"socket_timeout": SOCKET_TIMEOUT_S, "socket_connect_timeout": SOCKET_TIMEOUT_S, "max_retries": 0}
+    return options
+
+
+def connect_redis(settings: Settings) -> redis.Redis:
+    """A redis-py client that answers or fails within SOCKET_TIMEOUT_S (blocking reads bring their own limit)."""
+    return redis.Redis.from_url(
+        settings.redis_url,
+        socket_timeout=SOCKET_TIMEOUT_S,
+        socket_connect_timeout=SOCKET_TIMEOUT_S,
+        socket_keepalive=True,
+        health_check_interval=25,
+        decode_responses=True,
+    )
+
+
+def send(app: Celery, jobs: Sequence[Job], *, shards: int) -> None:
+    """Put jobs on their queues, over one connection. Raises BrokerUnavailable."""
+    try:
+        with app.producer_or_acquire() as producer:
+            for job in jobs:
+                app.send_task(job.name, producer=producer, **_message(job, shards))
+    except (OperationalError, redis.RedisError, ConnectionError) as error:
+        raise BrokerUnavailable from error
+
+
+def _message(job: Job, shards: int) -> dict[str, Any]:
+    task_id = f"{job.id}.{job.run}" if isinstance(job, PredictJob) else None
+    expires = job.expires_at_s if isinstance(job, PredictJob) else None
+    return {
+        "kwargs": {"job": job.to_json()},
+        "kwargsrepr": describe(job),
+        "queue": job.queue(shards),
+        "task_id": task_id,
+        "expires": _as_datetime(expires),
+    }
+
+
+def describe(job: Job) -> str:
+    """What flower and the logs show of a job: ids, never an address or a token."""
+    fields = ("project_id", "task_id", "model_version", "id")
+    return " ".join(f"{name}={getattr(job, name)}" for name in fields if hasattr(job, name))
+
+
+def _as_datetime(unix_s: float | None) -> Any:
+    from datetime import UTC, datetime
+
+    return None if unix_s is None else datetime.fromtimestamp(unix_s, UTC)
+
+
+def all_queues(shards: int) -> list[str]:
+    return [INTERACTIVE_QUEUE, *bulk_queues(shards), WRITE_QUEUE, EXPAND_QUEUE]
+
+
+def queue_depths(client: redis.Redis, shards: int) -> dict[str, int]:
+    """Waiting messages of each queue."""
+    names = all_queues(shards)
+    with client.pipeline(transaction=False) as pipe:
+        for name in names:
+            pipe.llen(name)
+        return dict(zip(names, pipe.execute(), strict=True))

@@ -1,0 +1,123 @@
+"""One frozen Settings object: every variable the system understands, checked once at the edge of each process.
+
+Called by: process entry points, which pass the object on. Must not import: anything of ours but errors.
+No other module reads os.environ. Names are case-insensitive, so the older template's `config_file=...` works.
+Example: `settings = read_settings({"PREDICT_WAIT_S": "2"})`
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+
+from contract.errors import SettingsError
+
+
+def _strip_slash(value: object) -> object:
+    return value.rstrip("/") if isinstance(value, str) else value
+
+
+Url = Annotated[str, BeforeValidator(_strip_slash)]
+
+
+class Settings(BaseModel):
+    """All settings, with their defaults. The description of each field is its documentation."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+
+    label_studio_url: Url = Field("", validation_alias=AliasChoices("label_studio_url", "label_studio_host"),
+        description="Where Label Studio is reached from the workers, for example http://localhost:8080")  # fmt: skip
+    label_studio_api_key: SecretStr = Field(SecretStr(""),
+        validation_alias=AliasChoices("label_studio_api_key", "label_studio_access_token"),
+        description="Personal access token (or legacy token). Without it nothing can be written back")  # fmt: skip
+    label_studio_data_dir: Path | None = Field(None,
+        description="Data directory of a Label Studio on this machine, to read uploads without a token")  # fmt: skip
+    local_files_root: Path | None = Field(None,
+        validation_alias=AliasChoices("local_files_root", "local_files_document_root",
+                                      "label_studio_local_files_document_root"),
+        description="Root directory for /data/local-files/?d=... read from disk instead of from Label Studio")  # fmt: skip
+
+    redis_url: str = Field("redis://127.0.0.1:6379/0", description="Broker and job records. `groundcrew up` starts its own without it")
+    queue_limit: int = Field(200_000, ge=1, description="Most waiting jobs; beyond it new ones get 503 with Retry-After")
+    queue_shards: int = Field(8, ge=1, le=64, description="Bulk queues that projects are spread over; equal for API and workers")
+
+    config_file: str = Field("", description="mmengine config: a path, or the name of an mm_grounding_dino config in mmdet's wheel. Empty: the tiny model")
+    checkpoint_file: Path | None = Field(None, description="Weights that fit CONFIG_FILE: .pth or .safetensors")
+    lang_model: Path | None = Field(None, description="Local directory of the BERT that CONFIG_FILE names; nothing is downloaded")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="cpu, cuda:0, or auto")
+    model_dir: Path = Field(Path(".groundcrew/models"), description="Registry of model versions")
+    torch_threads: int = Field(0, ge=0, description="CPU threads of a detect call; 0: as many as there are cores")
+
+    score_threshold: float | None = Field(None, ge=0, le=1, description="Boxes below it are dropped. Unset: what the model's card says, else 0.3")
+    nms_iou: float | None = Field(None, gt=0, le=1, description="Class-wise non-maximum suppression. Unset: what the model's card says, else 0.7")
+    prompt_map_file: Path | None = Field(None, description="Label to English prompt: a JSON object or lines `label = prompt`")
+
+    predict_wait_s: float = Field(5.0, ge=0, le=90, description="How long /predict waits for the boxes of one opened task")
+    sync_wait_s: float = Field(80.0, ge=0, le=95, description="How long /predict waits without a token (Label Studio gives up at 100 s)")
+    predict_new_tasks: bool = Field(True, description="Predict tasks as they are created, without anyone asking")
+    failed_memory_s: int = Field(600, ge=0, description="How long a failed image is answered [] at once instead of being tried again")
+
+    batch_size: int = Field(8, ge=1, le=256, description="Most images in one detect call")
+    worker_threads: int = Field(16, ge=1, le=256, description="Bulk jobs one worker handles at once (download, decode, wait)")
+    interactive_threads: int = Field(4, ge=1, le=64, description="Interactive jobs one worker handles at once")
+    writer_threads: int = Field(128, ge=1, le=1024, description="Predictions the writer can gather into one POST")
+    image_timeout_s: float = Field(30.0, gt=0, description="Longest download of one image")
+    image_limit_bytes: int = Field(64 * 1024**2, ge=1024, description="Largest image file")
+    image_limit_px: int = Field(64_000_000, ge=1024, description="Most pixels (width x height) of an image")
+    detect_timeout_s: float = Field(300.0, gt=0, description="A detect call silent for longer ends the worker, which is started again")
+
+    api_host: str = Field("127.0.0.1", description="Address the API listens on")
+    api_port: int = Field(9090, ge=0, le=65535, description="Port the API listens on")
+    basic_auth_user: str = Field("", description="With BASIC_AUTH_PASS: every route but /health asks for it")
+    basic_auth_pass: SecretStr = SecretStr("")
+    webhook_secret: SecretStr = Field(SecretStr(""), description="Expected as header X-Groundcrew-Secret or as /webhook/<secret>")
+    log_level: str = Field("INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")
+
+    @property
+    def can_write_back(self) -> bool:
+        return bool(self.label_studio_url and self.label_studio_api_key.get_secret_value())
+
+    @property
+    def visibility_timeout_s(self) -> int:
+        """At least twice the longest honest job, or Redis hands a running job out a second time."""
+        return int(2 * (self.image_timeout_s + 2 * self.detect_timeout_s))
+
+
+def read_settings(environment: Mapping[str, str] | None = None, **overrides: object) -> Settings:
+    """Settings from a mapping (os.environ by default); `overrides` (flags) win. Empty values count as unset.
+
+    Raises SettingsError naming the variable.
+    """
+    source = os.environ if environment is None else environment
+    values: dict[str, object] = {name.lower(): value for name, value in source.items() if value != ""}
+    values |= {name: value for name, value in overrides.items() if value is not None}
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise SettingsError(f"{str(first['loc'][0]).upper()}: {first['msg']} (got {first['input']!r})") from None
+    _check_together(settings)
+    return settings
+
+
+def to_environment(settings: Settings) -> dict[str, str]:
+    """The variables that give a child process these settings."""
+    plain = {
+        name: value.get_secret_value() if isinstance(value, SecretStr) else value
+        for name, value in settings
+        if value is not None
+    }
+    return {name.upper(): str(value) for name, value in plain.items() if value != ""}
+
+
+def _check_together(settings: Settings) -> None:
+    if settings.config_file and settings.checkpoint_file is None:
+        raise SettingsError("CHECKPOINT_FILE: is missing; CONFIG_FILE alone has no weights")
+    if settings.checkpoint_file is not None and not settings.config_file:
+        raise SettingsError("CONFIG_FILE: is missing; name the mmengine config that CHECKPOINT_FILE was trained with")
+    if bool(settings.basic_auth_user) != bool(settings.basic_auth_pass.get_secret_value()):
+        raise SettingsError("BASIC_AUTH_PASS: set both BASIC_AUTH_USER and BASIC_AUTH_PASS, or neither")

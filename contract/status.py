@@ -1,0 +1,236 @@
+"""Job records in Redis: which state each job is in, why it failed, and how many of each a project has.
+
+Called by: backend.dispatch, backend.routes, worker.tasks, worker.reconcile, groundcrew. Must not import: Celery, Flask.
+A record outlives its message, so "is it running, stuck or dead?" always has an answer, and a lost message can be sent again.
+Example: `records.admit(jobs)` -> the jobs that were not under way already; send exactly those.
+
+    queued --start--> running --predicted--> writing --finish--> done
+      ^                 |  |                    |
+      +----- retry -----+  +------ fail --------+----> failed          any of them --cancel--> cancelled
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+
+import redis
+
+from contract.errors import GroundcrewError, UnknownJob
+from contract.jobs import PredictJob
+
+OPEN = ("queued", "running", "writing")
+STATES = (*OPEN, "done", "failed", "cancelled")
+OPEN_KEY = "gc:open"  #: sorted set of open job ids, by the Unix time of their last change
+DONE_TTL_S = 24 * 3600  #: how long a finished record can be looked up
+FAILED_TTL_S = 7 * 24 * 3600
+DELETED_TTL_S = 24 * 3600  #: how long a deleted task is remembered, for jobs of it still waiting
+
+# One round trip a job. Returns 1 if the job is new (or may run again) and was recorded as queued, else 0.
+_ADMIT = """
+local old = redis.call('HMGET', KEYS[1], 'state', 'updated_s')
+local state = old[1]
+if state == 'queued' or state == 'running' or state == 'writing' then return 0 end
+if state == 'failed' and tonumber(ARGV[2]) - tonumber(old[2]) < tonumber(ARGV[3]) then return 0 end
+redis.call('DEL', KEYS[1])
+redis.call('HSET', KEYS[1], 'state', 'queued', 'run', ARGV[4], 'updated_s', ARGV[2], 'job', ARGV[5])
+redis.call('HINCRBY', KEYS[2], 'queued', 1)
+redis.call('ZADD', KEYS[3], ARGV[2], ARGV[1])
+return 1
+"""
+
+# Moves a record to a new state if it is in one of the states that may lead there and belongs to the same run.
+# Returns the state found before; the caller acts only if that one was allowed. The latest 1,000 failures are listed.
+_MOVE = """
+local old = redis.call('HMGET', KEYS[1], 'state', 'run')
+local state, run = old[1] or 'none', old[2]
+if run and run ~= ARGV[2] then return 'superseded' end
+if not string.find(ARGV[5], ' ' .. state .. ' ', 1, true) then return state end
+redis.call('HSET', KEYS[1], 'state', ARGV[4], 'run', ARGV[2], 'updated_s', ARGV[3])
+for i = 7, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+if state == 'queued' or state == 'running' or state == 'writing' then redis.call('HINCRBY', KEYS[2], state, -1) end
+redis.call('HINCRBY', KEYS[2], ARGV[4], 1)
+if tonumber(ARGV[6]) > 0 then
+  redis.call('EXPIRE', KEYS[1], ARGV[6])
+  redis.call('ZREM', KEYS[3], ARGV[1])
+else
+  redis.call('ZADD', KEYS[3], ARGV[3], ARGV[1])
+end
+if ARGV[4] == 'failed' then
+  redis.call('ZADD', KEYS[4], ARGV[3], ARGV[1])
+  redis.call('ZREMRANGEBYRANK', KEYS[4], 0, -1001)
+end
+return state
+"""
+
+
+class JobRecords:
+    """All job records of one Redis. Methods raise redis.RedisError when it does not answer."""
+
+    def __init__(self, client: redis.Redis, *, failed_memory_s: int) -> None:
+        self._redis = client
+        self._failed_memory_s = failed_memory_s
+        self._admit = client.register_script(_ADMIT)
+        self._move_script = client.register_script(_MOVE)
+
+    # -- label configs ---------------------------------------------------------------------------------------------
+
+    def save_config(self, xml: str, prompt_map: Mapping[str, str]) -> str:
+        """Store a label config once; jobs name it by the returned id instead of carrying it."""
+        body = json.dumps({"xml": xml, "prompt_map": dict(prompt_map)}, sort_keys=True, ensure_ascii=False)
+        config_id = hashlib.sha256(body.encode()).hexdigest()[:16]
+        self._redis.set(f"gc:config:{config_id}", body)
+        return config_id
+
+    def load_config(self, config_id: str) -> tuple[str, dict[str, str]]:
+        """(XML, prompt map) as saved. Raises UnknownJob when Redis has lost it."""
+        body = self._redis.get(f"gc:config:{config_id}")
+        if body is None:
+            raise UnknownJob(f"label config {config_id} is not stored; ask for the prediction again")
+        config = json.loads(body)
+        return config["xml"], config["prompt_map"]
+
+    # -- life of a job ---------------------------------------------------------------------------------------------
+
+    def admit(self, jobs: Sequence[PredictJob]) -> list[PredictJob]:
+        """Record the jobs as queued and return those to send: not under way, not failed a moment ago."""
+        now = time.time()
+        with self._redis.pipeline(transaction=False) as pipe:
+            for job in jobs:
+                keys = [_record(job.id), _counts(job.project_id), OPEN_KEY]
+                self._admit(keys=keys, args=[job.id, now, self._failed_memory_s, job.run, _body(job)], client=pipe)
+            admitted = pipe.execute()
+        return [job for job, new in zip(jobs, admitted, strict=True) if new]
+
+    def start(self, job: PredictJob, *, redelivered: bool, worker: str) -> bool:
+        """queued -> running. False when another message of this run already did it, or the job is over."""
+        allowed = ("none", "queued", "running") if redelivered else ("none", "queued")
+        return self._move(job, "running", allowed, {"worker": worker, "job": _body(job)})
+
+    def retry_later(self, job: PredictJob, error: GroundcrewError) -> bool:
+        """running -> queued again, with the reason of this try."""
+        fields = {"code": error.code, "reason": error.message, "job": _body(job)}
+        return self._move(job, "queued", ("running",), fields)
+
+    def predicted(self, job: PredictJob, boxes: int) -> bool:
+        """running -> writing: the boxes are known and on their way to Label Studio."""
+        return self._move(job, "writing", ("running",), {"boxes": str(boxes)})
+
+    def finish(self, job_id: str, run: str, project_id: int, *, boxes: int) -> bool:
+        """-> done: Label Studio, or whoever waited, has the boxes."""
+        return self._move_id(job_id, run, project_id, "done", OPEN, {"boxes": str(boxes)})
+
+    def fail(self, job_id: str, run: str, project_id: int, error: GroundcrewError) -> bool:
+        """-> failed, with code and reason; asked again within failed_memory_s it is answered [] at once."""
+        return self._move_id(job_id, run, project_id, "failed", (*OPEN, "none"),
+                             {"code": error.code, "reason": error.message})  # fmt: skip
+
+    def cancel(self, job_id: str, run: str, project_id: int, reason: str) -> bool:
+        return self._move_id(job_id, run, project_id, "cancelled", OPEN, {"code": "cancelled", "reason": reason})
+
+    def _move(self, job: PredictJob, state: str, allowed: Sequence[str], fields: Mapping[str, str]) -> bool:
+        return self._move_id(job.id, job.run, job.project_id, state, allowed, fields)
+
+    def _move_id(self, job_id: str, run: str, project_id: int, state: str, allowed: Sequence[str],
+                 fields: Mapping[str, str]) -> bool:  # fmt: skip
+        ttl_s = 0 if state in OPEN else FAILED_TTL_S if state == "failed" else DONE_TTL_S
+        pairs = [text for pair in {"project": str(project_id), **fields}.items() for text in pair]
+        before = self._move_script(
+            keys=[_record(job_id), _counts(project_id), OPEN_KEY, _failed(project_id)],
+            args=[job_id, run, time.time(), state, f" {' '.join(allowed)} ", ttl_s, *pairs],
+        )
+        return str(before) in allowed
+
+    # -- deleted tasks ---------------------------------------------------------------------------------------------
+
+    def mark_deleted(self, project_id: int, task_ids: Iterable[int]) -> None:
+        """Jobs of these tasks end as cancelled when a worker or the writer meets them."""
+        key = f"gc:deleted:{project_id}"
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.sadd(key, *task_ids)
+            pipe.expire(key, DELETED_TTL_S)
+            pipe.execute()
+
+    def is_deleted(self, project_id: int, task_id: int) -> bool:
+        return bool(self._redis.sismember(f"gc:deleted:{project_id}", str(task_id)))
+
+    # -- looking -------------------------------------------------------------------------------------------------------
+
+    def get(self, job_id: str) -> dict[str, object]:
+        """The record as JSON types: id, state, project_id, task_id, model_version, updated_s, boxes, code, reason.
+
+        Raises UnknownJob.
+        """
+        found = self._redis.hgetall(_record(job_id))
+        if not found:
+            raise UnknownJob(f"no job {job_id} is known: it never existed, or its record has expired")
+        return _readable(job_id, {str(k): str(v) for k, v in found.items()})
+
+    def stored_job(self, job_id: str) -> PredictJob:
+        """The message of a job, to send it again. Raises UnknownJob."""
+        body = self._redis.hget(_record(job_id), "job")
+        if body is None:
+            raise UnknownJob(f"no job {job_id} is known: it never existed, or its record has expired")
+        return PredictJob.model_validate_json(body)
+
+    def counts(self, project_id: int) -> dict[str, int]:
+        """Jobs by state: queued, running, writing now; done, failed, cancelled since the project was first seen."""
+        found = {str(k): int(v) for k, v in self._redis.hgetall(_counts(project_id)).items()}
+        return {state: found.get(state, 0) for state in STATES}
+
+    def projects(self) -> list[int]:
+        return sorted(int(str(key).rsplit(":", 1)[1]) for key in self._redis.scan_iter("gc:counts:*", count=1000))
+
+    def recent_failures(self, project_id: int, limit: int = 50) -> list[dict[str, object]]:
+        """The latest failed jobs, newest first, each as get() gives it."""
+        ids = self._redis.zrevrange(_failed(project_id), 0, limit - 1)
+        return self._get_many([str(job_id) for job_id in ids])
+
+    def open_jobs(self, *, untouched_for_s: float = 0, limit: int = 1000) -> list[str]:
+        """Ids of jobs that are queued, running or writing, oldest change first."""
+        latest = time.time() - untouched_for_s
+        return [str(i) for i in self._redis.zrange(OPEN_KEY, "-inf", latest, byscore=True, offset=0, num=limit)]
+
+    def open_count(self) -> int:
+        return int(self._redis.zcard(OPEN_KEY))
+
+    def _get_many(self, job_ids: Sequence[str]) -> list[dict[str, object]]:
+        with self._redis.pipeline(transaction=False) as pipe:
+            for job_id in job_ids:
+                pipe.hgetall(_record(job_id))
+            found = pipe.execute()
+        rows = [{str(k): str(v) for k, v in row.items()} for row in found]
+        return [_readable(job_id, row) for job_id, row in zip(job_ids, rows, strict=True) if row]
+
+
+def _body(job: PredictJob) -> str:
+    return job.model_dump_json(exclude_defaults=True)
+
+
+def _record(job_id: str) -> str:
+    return f"gc:job:{job_id}"
+
+
+def _counts(project_id: int) -> str:
+    return f"gc:counts:{project_id}"
+
+
+def _failed(project_id: int) -> str:
+    return f"gc:failed:{project_id}"
+
+
+def _readable(job_id: str, row: Mapping[str, str]) -> dict[str, object]:
+    job = json.loads(row.get("job", "{}"))
+    return {
+        "id": job_id,
+        "state": row["state"],
+        "project_id": job.get("project_id"),
+        "task_id": job.get("task_id"),
+        "model_version": job.get("model_version"),
+        "attempt": job.get("attempt", 0),
+        "updated_s": float(row["updated_s"]),
+        **({"boxes": int(row["boxes"])} if "boxes" in row else {}),
+        **{name: row[name] for name in ("code", "reason", "worker") if name in row},
+    }
