@@ -1,0 +1,252 @@
+"""Label config XML -> LabelMap: what to look for, and what to call it.
+
+Called by: backend (setup, predict), worker, groundcrew (doctor). Pure: no I/O, no clock.
+Must not import: anything but contract.errors, defusedxml and the standard library.
+Example: `label_map = read_label_config(xml); detector.detect(image, label_map.prompts)`
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from types import MappingProxyType
+from xml.etree.ElementTree import Element, ParseError  # types and the error only: parsing is defusedxml's
+
+from defusedxml import DefusedXmlException
+from defusedxml.ElementTree import fromstring
+
+from contract.errors import LabelConfigError
+
+LIMIT_BYTES = 1 << 20  #: of a label config; Label Studio's own largest template is under 10 kB
+_NO_WORDS: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class LabelTarget:
+    """One label of one RectangleLabels control."""
+
+    from_name: str  #: name of the RectangleLabels control
+    to_name: str  #: name of the Image tag
+    label: str  #: what Label Studio accepts in a result: the alias where there is one, else the value
+    prompts: tuple[str, ...]  #: what the detector is asked for; several are synonyms; empty = never found
+    names: tuple[str, ...]  #: value and alias as written: what people may type
+    score_threshold: float | None = None  #: this label's own lower limit, 0..1
+
+    def limit(self, score_threshold: float) -> float:
+        """The label's own lower limit, or else the given one."""
+        return score_threshold if self.score_threshold is None else self.score_threshold
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """Everything this project needs from its label config. Hashable, and made of plain values only."""
+
+    targets: tuple[LabelTarget, ...]  #: in the order of the label config
+    image_key: str  #: the task's field that holds the image: ``image`` for ``value="$image"``
+    to_name: str  #: name of the Image tag
+    prompt_control: str | None = None  #: TextArea on the image: smart="true", or "prompt" in its name
+    threshold_control: str | None = None  #: Number on the image with "threshold" in its name
+    words: tuple[tuple[str, str], ...] = ()  #: the prompt map, for words typed by hand
+    ignored_controls: tuple[str, ...] = ()  #: RectangleLabels on other images: one task is one image here
+
+    @cached_property
+    def prompts(self) -> tuple[str, ...]:
+        """Unique prompts, in the order of the label config."""
+        return tuple(dict.fromkeys(prompt for target in self.targets for prompt in target.prompts))
+
+    @cached_property
+    def targets_by_prompt(self) -> tuple[tuple[LabelTarget, ...], ...]:
+        """For each of ``prompts`` the labels a box gets: one a control, the first of that control that asks for it."""
+        owners: dict[str, dict[str, LabelTarget]] = {prompt: {} for prompt in self.prompts}
+        for target in self.targets:
+            for prompt in target.prompts:
+                owners[prompt].setdefault(target.from_name, target)
+        return tuple(tuple(owners[prompt].values()) for prompt in self.prompts)
+
+    @cached_property
+    def nms_groups(self) -> tuple[int, ...]:
+        """For each of ``prompts`` a group number: synonyms of one label share it, so that NMS drops their doubles."""
+        return tuple(self.targets.index(targets[0]) for targets in self.targets_by_prompt)
+
+    def lowest_threshold(self, score_threshold: float) -> float:
+        """The score below which no box of any label is kept: what the detector may drop by itself."""
+        return min(target.limit(score_threshold) for target in self.targets)
+
+    def narrow(self, prompts: Sequence[str], labels: Sequence[str], score_threshold: float | None = None) -> LabelMap:
+        """The map for prompts that someone typed: boxes of ``prompts[i]`` are called ``labels[i]``.
+
+        Args:
+            labels: as many as prompts; each a label of this map.
+            score_threshold: given, it takes the place of every label's own.
+        """
+        keep = score_threshold is None
+        targets = tuple(
+            replace(target, prompts=(prompt,), score_threshold=target.score_threshold if keep else None)
+            for prompt, label in zip(prompts, labels, strict=True)
+            for target in self.targets
+            if target.label == label
+        )
+        return replace(self, targets=targets)
+
+
+def normalize_prompt(text: str) -> str:
+    """A name as the detector reads it: lower case, underscores as spaces, no full stop that would end a phrase.
+
+    Full-width letters become plain ones (NFKC), so that ``ＣＡＲ`` finds cars.
+    """
+    plain = unicodedata.normalize("NFKC", text).lower().replace("_", " ")
+    return " ".join(re.sub(r"[.。](?=\s|$)", " ", plain).split()).rstrip(". ")
+
+
+def read_label_config(xml: str, *, prompt_map: Mapping[str, str] = _NO_WORDS) -> LabelMap:
+    """Read a label config (cached).
+
+    A label's prompts are, first come: its ``prompt`` attribute, its ``predicted_values`` (as in mmdet's Label Studio
+    example), ``prompt_map`` of its alias or value, its alias if that is ASCII, its value. The first three may hold
+    several, separated by commas. ``model_score_threshold`` on a Label, or on its RectangleLabels, is its lower limit.
+
+    Args:
+        xml: the label config, at most ``LIMIT_BYTES``.
+        prompt_map: label -> prompt, for labels in a language that the model does not read.
+
+    Raises:
+        LabelConfigError: broken or hostile XML, no RectangleLabels on an Image, no label, or a bad threshold.
+    """
+    return _read_label_config(xml, tuple(sorted(prompt_map.items())))
+
+
+@lru_cache(maxsize=64)
+def _read_label_config(xml: str, words: tuple[tuple[str, str], ...]) -> LabelMap:
+    root = _parse(xml)
+    images = {tag.attrib["name"]: tag for tag in root.iter() if _is(tag, "Image") and tag.get("name")}
+    controls = [(tag, image) for tag in root.iter() if _is(tag, "RectangleLabels") and (image := _object(tag, images))]
+    if not controls:
+        raise LabelConfigError("has no RectangleLabels whose toName is an Image: boxes need one (Labels do not do)")
+    to_name = controls[0][1]
+    targets = tuple(
+        target
+        for control, image in controls
+        if image == to_name
+        for target in _read_control(control, to_name, {normalize_prompt(name): prompt for name, prompt in words})
+    )
+    if not any(target.prompts for target in targets):
+        raise LabelConfigError("has no Label with a name inside its RectangleLabels: add <Label value=.../>")
+    return LabelMap(
+        targets=targets,
+        image_key=_image_key(images[to_name]),
+        to_name=to_name,
+        prompt_control=_prompt_control(root, images, to_name),
+        threshold_control=_named(root, images, to_name, "Number", "threshold"),
+        words=words,
+        ignored_controls=tuple(tag.attrib["name"] for tag, image in controls if image != to_name),
+    )
+
+
+def _parse(xml: str) -> Element:
+    if len(xml.encode("utf-8", "surrogatepass")) > LIMIT_BYTES:
+        raise LabelConfigError(f"is longer than {LIMIT_BYTES} bytes")
+    try:
+        root: Element = fromstring(xml, forbid_dtd=True)
+    except ParseError as error:
+        raise LabelConfigError(f"is not well-formed XML: {error}") from error
+    except DefusedXmlException as error:
+        raise LabelConfigError("contains a DTD or an entity declaration, which is refused") from error
+    except ValueError as error:  # lone surrogates and the like
+        raise LabelConfigError(f"is not valid text: {error}") from error
+    return root
+
+
+def _is(tag: Element, name: str) -> bool:
+    return tag.tag.lower() == name.lower()
+
+
+def _object(control: Element, images: Mapping[str, Element]) -> str | None:
+    """Name of the Image that a named control writes on; toName may list several tags."""
+    if not control.get("name"):
+        return None
+    return next((name for name in control.get("toName", "").split(",") if name in images), None)
+
+
+def _image_key(image: Element) -> str:
+    value = image.get("value", "")
+    if not re.fullmatch(r"\$[^\s$]+", value):
+        raise LabelConfigError(
+            f'has an Image "{image.get("name")}" that does not take one picture from the task: write value="$image"'
+        )
+    return value[1:]
+
+
+def _read_control(control: Element, to_name: str, words: Mapping[str, str]) -> Iterable[LabelTarget]:
+    """Targets of one RectangleLabels, without repeated labels (Label Studio keeps one of them, too)."""
+    inherited = _read_threshold(control)
+    targets: dict[str, LabelTarget] = {}
+    for tag in control.iter("Label"):
+        names = tuple(name for name in (tag.get("alias"), tag.get("value")) if name)
+        if not names:
+            continue
+        own = _read_threshold(tag)
+        threshold = inherited if own is None else own
+        target = LabelTarget(control.attrib["name"], to_name, names[0], _prompts_of(tag, words), names, threshold)
+        targets.setdefault(target.label, target)
+    return targets.values()
+
+
+def _prompts_of(tag: Element, words: Mapping[str, str]) -> tuple[str, ...]:
+    alias, value = tag.get("alias", ""), tag.get("value", "")
+    explicit = tag.get("prompt") or tag.get("predicted_values")
+    mapped = words.get(normalize_prompt(alias)) or words.get(normalize_prompt(value))
+    plain = alias if alias and alias.isascii() else value or alias
+    phrases = re.split("[,，]", explicit or mapped or "") if explicit or mapped else [plain]
+    return tuple(dict.fromkeys(prompt for phrase in phrases if (prompt := normalize_prompt(phrase))))
+
+
+def _read_threshold(tag: Element) -> float | None:
+    text = tag.get("model_score_threshold")
+    if text is None:
+        return None
+    try:
+        threshold = float(text)
+    except ValueError:
+        threshold = math.nan
+    if not 0 <= threshold <= 1:
+        name = tag.get("value") or tag.get("name")
+        raise LabelConfigError(f'has model_score_threshold="{text}" on "{name}": it must be a number from 0 to 1')
+    return threshold
+
+
+def _prompt_control(root: Element, images: Mapping[str, Element], to_name: str) -> str | None:
+    """The TextArea to read typed prompts from; the editor sends only controls with smart="true"."""
+    for tag in root.iter():
+        if _is(tag, "TextArea") and tag.get("smart") == "true" and _object(tag, images) == to_name:
+            return tag.attrib["name"]
+    return _named(root, images, to_name, "TextArea", "prompt")
+
+
+def _named(root: Element, images: Mapping[str, Element], to_name: str, kind: str, word: str) -> str | None:
+    for tag in root.iter():
+        if _is(tag, kind) and _object(tag, images) == to_name and word in tag.attrib["name"].lower():
+            return tag.attrib["name"]
+    return None
+
+
+def model_version(model: str, label_map: LabelMap, *, score_threshold: float, nms_iou: float | None) -> str:
+    """``tiny-shapes-1`` and this project's labels -> ``tiny-shapes-1.3fa2c19b``.
+
+    The hash covers what decides which boxes are stored and under which names: prompts, labels, the controls they
+    belong to, and thresholds. Label Studio asks again for every task that holds no prediction of this version, so
+    colours, hotkeys and the order of labels must not enter it.
+    """
+    pairs = zip(label_map.prompts, label_map.targets_by_prompt, strict=True)
+    facts = sorted(
+        [prompt, target.from_name, target.to_name, target.label, target.limit(score_threshold)]
+        for prompt, targets in pairs
+        for target in targets
+    )
+    digest = hashlib.sha256(json.dumps([facts, score_threshold, nms_iou]).encode()).hexdigest()
+    return f"{model}.{digest[:8]}"
