@@ -1,0 +1,87 @@
+"""A child process that writes to a log file and is stopped together with everything it started.
+
+Called by: groundcrew/label_studio/server.py, groundcrew/demo.py and the service tests.
+Must not import: anything outside the standard library.
+Example: child = Child.start(["label-studio", "start"], log_path=Path("ls.log")); child.stop()
+"""
+
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+#: What a program needs to run at all. Anything else (LABEL_STUDIO_HOST, PORT, DEBUG ...) would change how it behaves.
+_KEPT_VARIABLES = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE")
+
+
+def bare_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The few variables every program needs, plus `extra`; settings of the caller's shell do not leak in."""
+    kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
+    return kept | dict(extra or {})
+
+
+def free_port() -> int:
+    """A port on 127.0.0.1 that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Child:
+    """One running program, the leader of a process group of its own."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log_path: Path) -> None:
+        self._process = process
+        self.log_path = log_path
+
+    @classmethod
+    def start(
+        cls,
+        command: Sequence[str],
+        *,
+        log_path: Path,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+    ) -> "Child":
+        """Starts `command` in a new process group; both its output streams go to `log_path`.
+
+        Raises OSError if the program does not exist or cannot run.
+        """
+        log_path.parent.mkdir(parents=True, exist_ok=True)
+        with log_path.open("wb") as log:
+            process = subprocess.Popen(
+                command, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        return cls(process, log_path)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while the program runs."""
+        return self._process.poll()
+
+    def log_text(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+    def log_tail(self, lines: int = 15) -> str:
+        """The last lines of the log, for an error message."""
+        return "\n".join(self.log_text().splitlines()[-lines:])
+
+    def stop(self, *, grace_s: float = 15.0) -> int:
+        """Asks the whole group to end (SIGTERM), insists after `grace_s` (SIGKILL), and returns the exit code."""
+        self._signal_group(signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(grace_s)
+        # The leader may be gone while a grandchild still holds the port or the database.
+        self._signal_group(signal.SIGKILL)
+        return self._process.wait()
+
+    def _signal_group(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)

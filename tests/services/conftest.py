@@ -1,0 +1,101 @@
+"""Real services for this folder: Redis, Label Studio, Chromium. Missing on a laptop: skip. Missing in CI: fail.
+
+Called by: pytest. Servers live for the whole session; each test makes a project of its own.
+Must not import: mocks of any kind.
+Example: def test_connects(label_studio, make_project): label_studio.backends(make_project(LABEL_CONFIG))
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+import redis
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
+
+from groundcrew.child import Child, free_port
+from groundcrew.label_studio.client import LabelStudioClient
+from groundcrew.label_studio.login import make_access_token
+from groundcrew.label_studio.server import ADMIN_EMAIL, ADMIN_PASSWORD, LabelStudioServer
+from groundcrew.label_studio.venv import InstallError
+from tests.fakes.stub_backend import StubBackend
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def absent(what: str) -> NoReturn:
+    """A laptop may lack a program; in CI a skipped test would look like a passed one."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{what} is missing, and CI must run these tests")
+    pytest.skip(f"{what} is missing")
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Redis server of its own on a free port; empty at the start, gone at the end."""
+    program = shutil.which("redis-server") or absent("redis-server")
+    folder = tmp_path_factory.mktemp("redis")
+    # Port 0 would mean "no TCP port" to Redis, so a free one is looked up first.
+    port = free_port()
+    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+    server = Child.start(command, log_path=folder / "redis.log")
+    url = f"redis://127.0.0.1:{port}/0"
+    try:
+        with redis.Redis.from_url(url, retry=Retry(ConstantBackoff(0.1), 100)) as client:
+            client.ping()
+        yield url
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def label_studio_venv() -> Path:
+    """Where Label Studio is installed, or will be by the first test that starts it."""
+    return REPOSITORY / ".venv-label-studio"
+
+
+@pytest.fixture(scope="session")
+def label_studio_server(
+    tmp_path_factory: pytest.TempPathFactory, label_studio_venv: Path
+) -> Iterator[LabelStudioServer]:
+    folder = tmp_path_factory.mktemp("label-studio")
+    try:
+        server = LabelStudioServer.start(venv_dir=label_studio_venv, data_dir=folder, say=print)
+    except InstallError as error:
+        absent(f"Label Studio ({error})")
+    with server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def label_studio_token(label_studio_server: LabelStudioServer) -> str:
+    return make_access_token(label_studio_server.url, ADMIN_EMAIL, ADMIN_PASSWORD)
+
+
+@pytest.fixture(scope="session")
+def label_studio(label_studio_server: LabelStudioServer, label_studio_token: str) -> LabelStudioClient:
+    """The administrator's client of a running Label Studio."""
+    return LabelStudioClient(label_studio_server.url, label_studio_token)
+
+
+@pytest.fixture
+def make_project(label_studio: LabelStudioClient) -> Iterator[Callable[[str], int]]:
+    """Makes a project from a label config; all are deleted after the test."""
+    made: list[int] = []
+
+    def make(label_config: str) -> int:
+        made.append(label_studio.create_project(f"test project {len(made)}", label_config))
+        return made[-1]
+
+    yield make
+    for project in made:
+        label_studio.delete_project(project)
+
+
+@pytest.fixture
+def stub_backend() -> Iterator[StubBackend]:
+    with StubBackend.start() as stub:
+        yield stub
