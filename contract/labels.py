@@ -104,6 +104,11 @@ def normalize_prompt(text: str) -> str:
     return " ".join(re.sub(r"[.。](?=\s|$)", " ", plain).split()).rstrip(". ")
 
 
+def split_prompts(text: str) -> tuple[str, ...]:
+    """``traffic_light, stop light`` -> ``("traffic light", "stop light")``: synonyms of one label."""
+    return tuple(dict.fromkeys(prompt for phrase in re.split("[,，]", text) if (prompt := normalize_prompt(phrase))))
+
+
 def read_label_config(xml: str, *, prompt_map: Mapping[str, str] = _NO_WORDS) -> LabelMap:
     """Read a label config (cached).
 
@@ -202,8 +207,8 @@ def _prompts_of(tag: Element, words: Mapping[str, str]) -> tuple[str, ...]:
     explicit = tag.get("prompt") or tag.get("predicted_values")
     mapped = words.get(normalize_prompt(alias)) or words.get(normalize_prompt(value))
     plain = alias if alias and alias.isascii() else value or alias
-    phrases = re.split("[,，]", explicit or mapped or "") if explicit or mapped else [plain]
-    return tuple(dict.fromkeys(prompt for phrase in phrases if (prompt := normalize_prompt(phrase))))
+    given = explicit or mapped
+    return split_prompts(given) if given else tuple(filter(None, [normalize_prompt(plain)]))
 
 
 def _read_threshold(tag: Element) -> float | None:

@@ -14,12 +14,11 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from contract.errors import PromptError, SettingsError
-from contract.labels import LabelMap, LabelTarget, normalize_prompt
+from contract.labels import LabelMap, LabelTarget, normalize_prompt, split_prompts
 
 Regions = list[tuple[object, Mapping[str, object]]]  #: (from_name, value) pairs
 LIMIT_CHARS = 4000  #: of one typed prompt; 256 tokens are about 1,200 characters of English
 _HARD_BREAK = re.compile(r"[,;\n\r、，；。|]|\.(?=\s|$)")
-_SOFT_BREAK = re.compile(r"\s+(?:and|or)\s+|[和与及]")
 
 
 @dataclass(frozen=True)
@@ -88,10 +87,10 @@ def _split(text: str, label_map: LabelMap) -> list[str]:
     known = {name for target in label_map.targets for name in _known_as(target)} | set(_words(label_map))
     phrases: list[str] = []
     for piece in map(normalize_prompt, _HARD_BREAK.split(text.replace("_", " "))):
-        parts = [normalize_prompt(part) for part in _SOFT_BREAK.split(piece)]
-        # 和 also occurs inside words, so between Chinese words it separates only what is known on both sides
-        separable = piece not in known and (piece.isascii() or all(part in known for part in parts))
-        phrases += parts if separable else [piece]
+        for part in [piece] if piece in known else re.split(r"\s+(?:and|or)\s+", piece):
+            # 和 also occurs inside words, so it separates only what is known on both sides
+            chinese = [normalize_prompt(word) for word in re.split("[和与及]", part)]
+            phrases += chinese if part not in known and known.issuperset(chinese) else [part]
     return [phrase for phrase in dict.fromkeys(phrases) if phrase]
 
 
@@ -99,8 +98,8 @@ def _known_as(target: LabelTarget) -> set[str]:
     return {*map(normalize_prompt, target.names), *target.prompts}
 
 
-def _words(label_map: LabelMap) -> dict[str, str]:
-    return {normalize_prompt(name): normalize_prompt(prompt) for name, prompt in label_map.words}
+def _words(label_map: LabelMap) -> dict[str, tuple[str, ...]]:
+    return {normalize_prompt(name): split_prompts(prompt) for name, prompt in label_map.words}
 
 
 def _targets_of(phrase: str, label_map: LabelMap, regions: Regions) -> list[LabelTarget]:
@@ -108,11 +107,11 @@ def _targets_of(phrase: str, label_map: LabelMap, regions: Regions) -> list[Labe
     exact = [target for target in label_map.targets if phrase in _known_as(target)]
     if exact:
         return [replace(target, prompts=(phrase,) if phrase in target.prompts else target.prompts) for target in exact]
-    english = _words(label_map).get(phrase, phrase)
-    best = max(label_map.targets, key=lambda target: _shared_words(english, target))
-    if not _shared_words(english, best):
+    prompts = _words(label_map).get(phrase, (phrase,))
+    best = max(label_map.targets, key=lambda target: _shared_words(prompts[0], target))
+    if not _shared_words(prompts[0], best):
         best = _selected(label_map, regions) or label_map.targets[0]
-    return [replace(best, prompts=(english,))]
+    return [replace(best, prompts=prompts)]
 
 
 def _shared_words(phrase: str, target: LabelTarget) -> int:
@@ -223,7 +222,7 @@ def read_prompt_map(text: str) -> dict[str, str]:
     pairs = _json_pairs(body) if body.lstrip().startswith("{") else _line_pairs(body)
     words: dict[str, str] = {}
     for place, name, prompt in pairs:
-        if not name.strip() or not normalize_prompt(prompt):
+        if not name.strip() or not split_prompts(prompt):
             raise SettingsError(f"prompt map, {place}: write label = prompt, with words on both sides")
         if name.strip() in words:
             raise SettingsError(f'prompt map, {place}: "{name.strip()}" is given twice')

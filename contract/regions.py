@@ -85,8 +85,7 @@ def _percent(box: DetectedBox, width_px: int, height_px: int) -> RectangleValue:
         raise ValueError(f"the detector gave a box that is not finite: {box}")
     left, right = (min(max(float(x), 0.0), width_px) / width_px * 100 for x in (box.x1, box.x2))
     top, bottom = (min(max(float(y), 0.0), height_px) / height_px * 100 for y in (box.y1, box.y2))
-    width, height = min(right - left, 100 - left), min(bottom - top, 100 - top)
-    return {"x": left, "y": top, "width": width, "height": height, "rotation": 0, "rectanglelabels": []}
+    return {"x": left, "y": top, "width": right - left, "height": bottom - top, "rotation": 0, "rectanglelabels": []}
 
 
 def _region(target: LabelTarget, value: RectangleValue, score: float, width_px: int, height_px: int) -> Region:
