@@ -1,6 +1,6 @@
 """The Celery app that both sides share, and the one way to send a job.
 
-Called by: backend.dispatch, worker.app, worker.tasks, groundcrew. Must not import: worker (tasks are named, not imported).
+Called by: backend.dispatch, worker.app, worker.tasks, groundcrew. Must not import: worker (tasks have names).
 Redis is the broker only: job records (status.py) and results (results.py) say more than a result backend would.
 Example: `send(make_celery(settings), job, shards=settings.queue_shards)`
 """
@@ -8,6 +8,7 @@ Example: `send(make_celery(settings), job, shards=settings.queue_shards)`
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import redis
@@ -15,21 +16,30 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from contract.errors import BrokerUnavailable
-from contract.jobs import EXPAND_QUEUE, INTERACTIVE_QUEUE, WRITE_QUEUE, Job, PredictJob, bulk_queues
+from contract.jobs import EXPAND_QUEUE, INTERACTIVE_QUEUE, WRITE_QUEUE, ExpandJob, Job, PredictJob, bulk_queues, new_run
 from contract.settings import Settings
 
 SOCKET_TIMEOUT_S = 2.0  #: Label Studio waits 1 s for /health and 3 s for /setup
 LONGEST_BLOCK_S = 100.0  #: a blocking read may last as long as Label Studio waits
 
 
-def celery_url(redis_url: str) -> str:
-    """kombu names Unix sockets differently from redis-py."""
-    return redis_url.replace("unix://", "redis+socket://", 1) if redis_url.startswith("unix://") else redis_url
+DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
+
+
+def redis_url(settings: Settings) -> str:
+    """REDIS_URL, or Redis's usual place on this machine."""
+    return settings.redis_url or DEFAULT_REDIS_URL
+
+
+def celery_url(settings: Settings) -> str:
+    """The same address for kombu, which names Unix sockets differently from redis-py."""
+    url = redis_url(settings)
+    return url.replace("unix://", "redis+socket://", 1) if url.startswith("unix://") else url
 
 
 def make_celery(settings: Settings, *, publish_only: bool = False) -> Celery:
     """The Celery app. `publish_only` makes a Redis that is away an error at once instead of a wait."""
-    app = Celery("groundcrew", broker=celery_url(settings.redis_url), set_as_current=False)
+    app = Celery("groundcrew", broker=celery_url(settings), set_as_current=False)
     app.conf.update(
         accept_content=["json"],
         task_serializer="json",
@@ -71,7 +81,7 @@ def _transport_options(settings: Settings, publish_only: bool) -> dict[str, obje
 def connect_redis(settings: Settings) -> redis.Redis:
     """A redis-py client that answers or fails within SOCKET_TIMEOUT_S (blocking reads bring their own limit)."""
     return redis.Redis.from_url(
-        settings.redis_url,
+        redis_url(settings),
         socket_timeout=SOCKET_TIMEOUT_S,
         socket_connect_timeout=SOCKET_TIMEOUT_S,
         socket_keepalive=True,
@@ -91,15 +101,21 @@ def send(app: Celery, jobs: Sequence[Job], *, shards: int) -> None:
 
 
 def _message(job: Job, shards: int) -> dict[str, Any]:
-    task_id = f"{job.id}.{job.run}" if isinstance(job, PredictJob) else None
     expires = job.expires_at_s if isinstance(job, PredictJob) else None
     return {
         "kwargs": {"job": job.to_json()},
         "kwargsrepr": describe(job),
         "queue": job.queue(shards),
-        "task_id": task_id,
+        "task_id": message_id(job),
         "expires": _as_datetime(expires),
     }
+
+
+def message_id(job: Job) -> str:
+    """Names the message after its job, so that a lost one can be missed (worker.reconcile)."""
+    if isinstance(job, ExpandJob):
+        return f"x.{new_run()}"
+    return f"{job.id}.{job.run}" if isinstance(job, PredictJob) else f"w.{job.id}.{job.run}"
 
 
 def describe(job: Job) -> str:
@@ -108,9 +124,7 @@ def describe(job: Job) -> str:
     return " ".join(f"{name}={getattr(job, name)}" for name in fields if hasattr(job, name))
 
 
-def _as_datetime(unix_s: float | None) -> Any:
-    from datetime import UTC, datetime
-
+def _as_datetime(unix_s: float | None) -> datetime | None:
     return None if unix_s is None else datetime.fromtimestamp(unix_s, UTC)
 
 

@@ -1,6 +1,6 @@
-"""Which model versions exist and which one is current. Moves opaque files only: what is inside is the worker's business.
+"""Which model versions exist and which one is current. Moves opaque files, never looks inside.
 
-Called by: backend.dispatch (stamps a version on each job), worker.models (finds its files), groundcrew. Must not import: torch.
+Called by: backend.dispatch (stamps jobs), worker.models (finds files), groundcrew. Must not import: torch.
 Without CONFIG_FILE the model is the tiny one that ships with the package.
 Example: `Registry(settings).current(project_id=1).ref == "tiny-shapes-1"`
 """
@@ -47,7 +47,8 @@ class Registry:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self.base = self._with_overrides(_operators_model(settings) if settings.config_file else read_version(ZOO / TINY))
+        base = _operators_model(settings) if settings.config_file else read_version(ZOO / TINY)
+        self.base = self._with_overrides(base)
 
     def current(self, project_id: int) -> ModelVersion:
         """The version that new jobs of this project are stamped with."""

@@ -1,7 +1,7 @@
-"""Who gets the boxes: results that someone waits for, the claim that decides who delivers, and marks against writing twice.
+"""Who gets the boxes: results someone waits for, the claim that decides who delivers, marks against writing twice.
 
 Called by: backend.dispatch, worker.tasks, worker.writer. Must not import: Celery, Flask.
-Label Studio has no unique constraint on predictions, so exactly-once delivery is made here, with one Redis command each.
+Label Studio has no unique constraint on predictions, so delivery once only is made here, one Redis command each.
 Example: `results.claim(job, "api")` is True for the first caller only.
 """
 
@@ -13,7 +13,7 @@ from typing import Literal
 
 import redis
 
-from contract.jobs import PredictJob, Prediction, WriteBackJob
+from contract.jobs import Prediction, PredictJob, WriteBackJob
 
 RESULT_TTL_S = 600  #: longer than anyone waits for one
 HELD_TTL_S = 24 * 3600  #: without a token: until Label Studio asks again

@@ -41,7 +41,7 @@ class Settings(BaseModel):
                                       "label_studio_local_files_document_root"),
         description="Root directory for /data/local-files/?d=... read from disk instead of from Label Studio")  # fmt: skip
 
-    redis_url: str = Field("redis://127.0.0.1:6379/0", description="Broker and job records. `groundcrew up` starts its own without it")
+    redis_url: str = Field("", description="Broker and job records. Without it `groundcrew up` starts its own")
     queue_limit: int = Field(200_000, ge=1, description="Most waiting jobs; beyond it new ones get 503 with Retry-After")
     queue_shards: int = Field(8, ge=1, le=64, description="Bulk queues that projects are spread over; equal for API and workers")
 

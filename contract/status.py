@@ -1,7 +1,7 @@
 """Job records in Redis: which state each job is in, why it failed, and how many of each a project has.
 
 Called by: backend.dispatch, backend.routes, worker.tasks, worker.reconcile, groundcrew. Must not import: Celery, Flask.
-A record outlives its message, so "is it running, stuck or dead?" always has an answer, and a lost message can be sent again.
+A record outlives its message, so "is it running, stuck or dead?" has an answer, and a lost message is sent again.
 Example: `records.admit(jobs)` -> the jobs that were not under way already; send exactly those.
 
     queued --start--> running --predicted--> writing --finish--> done
@@ -113,6 +113,10 @@ class JobRecords:
         """running -> queued again, with the reason of this try."""
         fields = {"code": error.code, "reason": error.message, "job": _body(job)}
         return self._move(job, "queued", ("running",), fields)
+
+    def requeue(self, job: PredictJob) -> bool:
+        """running or writing -> queued, for a job whose message was lost."""
+        return self._move(job, "queued", OPEN, {})
 
     def predicted(self, job: PredictJob, boxes: int) -> bool:
         """running -> writing: the boxes are known and on their way to Label Studio."""

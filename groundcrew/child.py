@@ -10,8 +10,9 @@ import signal
 import socket
 import subprocess
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
+from typing import IO
 
 #: What a program needs to run at all. Anything else (LABEL_STUDIO_HOST, PORT, DEBUG ...) would change how it behaves.
 _KEPT_VARIABLES = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE")
@@ -33,7 +34,7 @@ def free_port() -> int:
 class Child:
     """One running program, the leader of a process group of its own."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log_path: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], log_path: Path | None) -> None:
         self._process = process
         self.log_path = log_path
 
@@ -42,16 +43,15 @@ class Child:
         cls,
         command: Sequence[str],
         *,
-        log_path: Path,
+        log_path: Path | None = None,
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
     ) -> "Child":
-        """Starts `command` in a new process group; both its output streams go to `log_path`.
+        """Starts `command` in a new process group; both its output streams go to `log_path`, or to ours.
 
         Raises OSError if the program does not exist or cannot run.
         """
-        log_path.parent.mkdir(parents=True, exist_ok=True)
-        with log_path.open("wb") as log:
+        with _open_log(log_path) as log:
             process = subprocess.Popen(
                 command, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
@@ -67,6 +67,9 @@ class Child:
         return self._process.poll()
 
     def log_text(self) -> str:
+        """All it wrote so far; empty when it writes to our streams."""
+        if self.log_path is None:
+            return ""
         return self.log_path.read_text(errors="replace")
 
     def log_tail(self, lines: int = 15) -> str:
@@ -85,3 +88,10 @@ class Child:
     def _signal_group(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, number)
+
+
+def _open_log(log_path: Path | None) -> AbstractContextManager[IO[bytes] | None]:
+    if log_path is None:
+        return nullcontext()
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    return log_path.open("wb")

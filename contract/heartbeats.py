@@ -1,0 +1,53 @@
+"""Which processes are alive: each beats in Redis every few seconds and is forgotten when it stops.
+
+Called by: worker.app (beats), backend.routes, groundcrew (look). Must not import: Celery, Flask.
+Example: `alive(client)` -> [{"name": "worker-7@host", "role": "predict", "device": "cpu", ...}]
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Mapping
+
+import redis
+
+log = logging.getLogger(__name__)
+
+BEAT_EVERY_S = 3.0
+TTL_S = 12  #: four missed beats
+
+
+def alive(client: redis.Redis) -> list[dict[str, object]]:
+    """What each living process last said of itself, by name."""
+    keys = sorted(str(key) for key in client.scan_iter("gc:alive:*", count=1000))
+    bodies = client.mget(keys) if keys else []
+    return [json.loads(body) for body in bodies if body is not None]
+
+
+class Heartbeat:
+    """A thread that says `facts()` in Redis until stop(); the record goes at once on stop, by itself after a crash."""
+
+    def __init__(self, client: redis.Redis, name: str, facts: Callable[[], Mapping[str, object]]) -> None:
+        self._redis, self._name, self._facts = client, name, facts
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="heartbeat", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._redis.delete(f"gc:alive:{self._name}")
+
+    def _loop(self) -> None:
+        while True:
+            try:
+                self._redis.set(f"gc:alive:{self._name}", json.dumps({"name": self._name, **self._facts()}), ex=TTL_S)
+            except redis.RedisError as error:
+                log.debug("no heartbeat: %s", error)
+            if self._stop.wait(BEAT_EVERY_S):
+                return

@@ -1,0 +1,133 @@
+"""One worker process: builds the real parts, consumes its queues, leaves cleanly on SIGTERM and loudly when stuck.
+
+Called by: `python -m worker predict|write`, groundcrew.up. Must not import: backend, groundcrew.
+Thread pools only: never fork after CUDA, and a `solo` pool cannot answer a ping while it works.
+Example: `run_predict(read_settings())`
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+import threading
+
+import redis
+from celery import Celery
+from celery.signals import worker_ready
+from celery.worker import WorkController
+
+from contract.broker import connect_redis, make_celery
+from contract.delayed import Delayed
+from contract.heartbeats import Heartbeat
+from contract.jobs import EXPAND_QUEUE, INTERACTIVE_QUEUE, WRITE_QUEUE, bulk_queues
+from contract.registry import Registry
+from contract.results import Results
+from contract.settings import Settings
+from contract.status import JobRecords
+from worker.addresses import Fetcher
+from worker.labelstudio import LabelStudio
+from worker.models import Models, load_mmgdino
+from worker.predict import Predictor
+from worker.reconcile import Reconciler
+from worker.tasks import Crew, register
+from worker.writer import Writer
+
+log = logging.getLogger("groundcrew.worker")
+
+STUCK_EXIT_CODE = 75  #: EX_TEMPFAIL: start me again
+WATCH_EVERY_S = 1.0
+
+
+def run_predict(settings: Settings) -> None:
+    """A worker that holds a model: bulk jobs in the main consumer, urgent ones in a second, both feed one batcher."""
+    registry = Registry(settings)
+    models = Models(registry, load_mmgdino(settings), settings)
+    models.warm_up()
+    log.info("model %s is ready", registry.base.ref)
+    _watch(models, settings)
+    client, app, name = connect_redis(settings), make_celery(settings), _name("worker")
+    records = JobRecords(client, failed_memory_s=settings.failed_memory_s)
+    fetcher = Fetcher(settings, LabelStudio(settings).authorization)
+    predictor = Predictor(records, fetcher, models, registry, settings.image_limit_px)
+    register(_crew(app, client, records, settings, name, predictor=predictor))
+    urgent = _start_urgent_consumer(app, settings)
+    try:
+        facts = {"role": "predict", "device": settings.device, "model": registry.base.ref}
+        _consume(app, client, bulk_queues(settings.queue_shards), settings.worker_threads, name, facts)
+    finally:
+        urgent.stop()
+
+
+def run_write(settings: Settings) -> None:
+    """The writer: stores predictions in bulk, expands webhooks into jobs, sends what is delayed or lost."""
+    client, app, name = connect_redis(settings), make_celery(settings), _name("writer")
+    records = JobRecords(client, failed_memory_s=settings.failed_memory_s)
+    writer = Writer(LabelStudio(settings), Results(client), records, limit=settings.writer_threads)
+    crew = _crew(app, client, records, settings, name, writer=writer)
+    register(crew)
+    reconciler = Reconciler(crew, client)
+    reconciler.start()
+    try:
+        facts = {"role": "write", "label_studio": settings.label_studio_url}
+        _consume(app, client, [WRITE_QUEUE, EXPAND_QUEUE], settings.writer_threads, name, facts)
+    finally:
+        reconciler.stop()
+
+
+def _crew(app: Celery, client: redis.Redis, records: JobRecords, settings: Settings, name: str,
+          predictor: Predictor | None = None, writer: Writer | None = None) -> Crew:  # fmt: skip
+    return Crew(app=app, records=records, results=Results(client), delayed=Delayed(client),
+                shards=settings.queue_shards, name=name, predictor=predictor, writer=writer)  # fmt: skip
+
+
+def _consume(app: Celery, client: redis.Redis, queues: list[str], threads: int, name: str,
+             facts: dict[str, str]) -> None:  # fmt: skip
+    """Run until SIGTERM: what runs is finished, what waits goes back."""
+    worker = app.Worker(queues=queues, pool_cls="threads", concurrency=threads, hostname=name, loglevel="WARNING",
+                        without_gossip=True, without_mingle=True, task_events=True)  # fmt: skip
+    heartbeat = Heartbeat(client, name, lambda: {"host": socket.gethostname(), "pid": os.getpid(), **facts})
+
+    def on_ready(sender: object, **_: object) -> None:
+        if getattr(sender, "hostname", name) == name:
+            log.info("%s is ready, consuming %s", name, ", ".join(queues))
+            heartbeat.start()
+
+    worker_ready.connect(on_ready, weak=False)
+    try:
+        worker.start()
+    finally:
+        heartbeat.stop()
+
+
+def _start_urgent_consumer(app: Celery, settings: Settings) -> WorkController:
+    """A consumer of its own for urgent jobs: with all bulk slots taken an urgent job took 1.16 s instead of 0.07 s.
+
+    Celery's event loop is one a process and belongs to the main consumer; this one polls (use_eventloop=False).
+    """
+    worker = WorkController(app=app, queues=[INTERACTIVE_QUEUE], pool_cls="threads", use_eventloop=False,
+                            concurrency=settings.interactive_threads, hostname=_name("urgent"),
+                            without_gossip=True, without_mingle=True, task_events=True)  # fmt: skip
+    threading.Thread(target=worker.start, name="urgent-consumer", daemon=True).start()
+    return worker
+
+
+def _watch(models: Models, settings: Settings) -> None:
+    """End the process when a detect call hangs: its supervisor starts it again, and Redis hands out its jobs."""
+
+    def watch() -> None:
+        while not _PAUSE.wait(WATCH_EVERY_S):
+            if models.batcher.busy_for_s() > settings.detect_timeout_s:
+                log.critical("detector silent for over DETECT_TIMEOUT_S=%g seconds; leaving", settings.detect_timeout_s)
+                sys.stderr.flush()
+                os._exit(STUCK_EXIT_CODE)
+
+    threading.Thread(target=watch, name="watchdog", daemon=True).start()
+
+
+_PAUSE = threading.Event()
+
+
+def _name(role: str) -> str:
+    return f"{role}-{os.getpid()}@{socket.gethostname()}"

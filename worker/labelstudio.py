@@ -1,0 +1,85 @@
+"""Label Studio's REST API as the workers need it: store predictions, look what is stored, a fresh Authorization header.
+
+Called by: worker.writer, worker.app. Must not import: torch, Celery.
+The SDK tells personal access tokens from legacy ones and refreshes access tokens (they live 300 s) by itself.
+Example: `LabelStudio(url, key).store(project_id=1, predictions=[prediction])`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeVar
+
+import httpx
+
+from contract.errors import LabelStudioError, LabelStudioRefused, LabelStudioUnreachable, TokenMissing
+from contract.jobs import Prediction
+from contract.settings import Settings
+
+if TYPE_CHECKING:
+    from label_studio_sdk import LabelStudio as Sdk
+
+REQUEST_TIMEOUT_S = 60.0
+T = TypeVar("T")
+
+_REMEDIES = {
+    400: "the request does not fit the project",
+    401: "the token is not accepted: create a new personal access token and set LABEL_STUDIO_API_KEY",
+    403: "the token's user may not do this: invite the user to the project, or use another token",
+    404: "it does not exist (any more)",
+}
+
+
+class LabelStudio:
+    """A connection to one Label Studio. Safe to share between threads."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    @cached_property
+    def _sdk(self) -> Sdk:
+        if not self._settings.can_write_back:
+            raise TokenMissing
+        from label_studio_sdk import LabelStudio as Sdk  # takes a second to import: only where it is used
+
+        key = self._settings.label_studio_api_key.get_secret_value()
+        return Sdk(base_url=self._settings.label_studio_url, api_key=key, timeout=REQUEST_TIMEOUT_S)
+
+    def authorization(self) -> Mapping[str, str]:
+        """Headers that let a download through; empty without a token."""
+        if not self._settings.can_write_back:
+            return {}
+        headers = self._call(lambda: self._sdk._client_wrapper.get_headers())
+        return {"Authorization": headers["Authorization"]}
+
+    def store(self, project_id: int, predictions: Sequence[Prediction]) -> int:
+        """Store predictions in one request; returns how many Label Studio really created.
+
+        Its bulk endpoint drops what it does not like silently, and refuses all of them for one bad task id.
+        """
+        body = [{"task": p.task_id, **p.to_label_studio()} for p in predictions]
+        answer = self._call(lambda: self._sdk.projects.import_predictions(id=project_id, request=body))
+        return int(answer.created)
+
+    def holds(self, task_id: int, model_version: str) -> bool:
+        """Whether the task has a prediction of exactly this version."""
+        stored = self._call(lambda: list(self._sdk.predictions.list(task=task_id)))
+        return any(prediction.model_version == model_version for prediction in stored)
+
+    def _call(self, request: Callable[[], T]) -> T:
+        from label_studio_sdk.core.api_error import ApiError
+
+        try:
+            return request()
+        except ApiError as error:
+            raise _translate(error.status_code or 0) from error
+        except httpx.HTTPError as error:
+            where = self._settings.label_studio_url
+            raise LabelStudioUnreachable(f"{where} did not answer: {type(error).__name__}") from error
+
+
+def _translate(status: int) -> LabelStudioError:
+    if status == 429 or status >= 500 or status == 0:
+        return LabelStudioUnreachable(f"Label Studio answered {status}")
+    return LabelStudioRefused(f"Label Studio answered {status}: {_REMEDIES.get(status, 'the request was refused')}")

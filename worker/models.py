@@ -1,0 +1,100 @@
+"""Model versions on this worker's device: loaded on first sight in a job, the last few kept, one detect call at a time.
+
+Called by: worker.predict, worker.app. Must not import: torch, mmdet (the detector's module does, when first used).
+Example: `models.detect(ref, pixels, prompts, score_threshold=0.3, urgent=True)` -> Boxes
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import TimeoutError as FutureTimeout
+from typing import NamedTuple
+
+from contract.errors import DetectorHung, OutOfDeviceMemory
+from contract.registry import ModelVersion, Registry
+from contract.settings import Settings
+from worker.batcher import MicroBatcher
+from worker.detectors.base import Boxes, Detector, ModelSource
+from worker.images import Pixels
+
+log = logging.getLogger(__name__)
+
+KEPT_VERSIONS = 2  #: the current one and the one before, for rollback and for jobs still stamped with it
+
+
+class Look(NamedTuple):
+    """What images of one batch have in common."""
+
+    ref: str
+    prompts: tuple[str, ...]
+    groups: tuple[int, ...]
+    score_threshold: float
+
+
+class Models:
+    """All detectors of one process. `load` builds a detector from a version; tests pass their own."""
+
+    def __init__(self, registry: Registry, load: Callable[[ModelVersion], Detector], settings: Settings) -> None:
+        self._registry = registry
+        self._load = load
+        self._detectors: OrderedDict[str, tuple[Detector, ModelVersion]] = OrderedDict()
+        self._detect_timeout_s = settings.detect_timeout_s
+        self.batcher: MicroBatcher[Look, Pixels, Boxes] = MicroBatcher(
+            self._run, limit=settings.batch_size, name="detect"
+        )
+
+    def detect(self, look: Look, pixels: Pixels, *, urgent: bool) -> Boxes:
+        """The boxes of one image, found in a batch with whatever waits beside it.
+
+        Raises ModelError; DetectorHung when the detector stays silent.
+        """
+        future = self.batcher.submit(look, pixels, urgent=urgent)
+        try:
+            return future.result(timeout=2 * self._detect_timeout_s)
+        except FutureTimeout:
+            future.cancel()
+            raise DetectorHung from None
+
+    def warm_up(self) -> None:
+        """Load the base model and run it once, before the first job."""
+        self._detector(self._registry.base.ref)[0].warm_up()
+
+    def _run(self, look: Look, images: list[Pixels]) -> list[Boxes | BaseException]:
+        """One detect call; out of memory halves the batch, down to single images."""
+        detector, version = self._detector(look.ref)
+        try:
+            return list(detector.detect(images, look.prompts, score_threshold=look.score_threshold,
+                                        nms_iou=version.nms_iou, groups=look.groups))  # fmt: skip
+        except OutOfDeviceMemory as error:
+            if len(images) == 1:
+                return [error]
+            half = len(images) // 2
+            log.warning("out of device memory with %d images, trying %d", len(images), half)
+            return self._run(look, images[:half]) + self._run(look, images[half:])
+
+    def _detector(self, ref: str) -> tuple[Detector, ModelVersion]:
+        if ref in self._detectors:
+            self._detectors.move_to_end(ref)
+            return self._detectors[ref]
+        version, started = self._registry.get(ref), time.monotonic()
+        loaded = (self._load(version), version)
+        log.info("loaded model %s in %.1f s", ref, time.monotonic() - started)
+        self._detectors[ref] = loaded
+        while len(self._detectors) > KEPT_VERSIONS:
+            self._detectors.popitem(last=False)
+        return loaded
+
+
+def load_mmgdino(settings: Settings) -> Callable[[ModelVersion], Detector]:
+    """The real thing: mmdet's GroundingDINO on DEVICE."""
+
+    def load(version: ModelVersion) -> Detector:
+        from worker.detectors import mmgdino
+
+        source = ModelSource(version.name, version.version, version.config, version.checkpoint, version.lang_model)
+        return mmgdino.load(source, settings.device, threads=settings.torch_threads or None)
+
+    return load

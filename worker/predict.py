@@ -1,0 +1,74 @@
+"""One image from its address to a prediction in Label Studio's form: fetch, decode, detect, convert.
+
+Called by: worker.tasks. Must not import: Celery, torch.
+Example: `Predictor(settings, records, fetcher, models, registry).predict(job) -> Prediction`
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from contract.errors import JobCancelled, JobExpired
+from contract.jobs import Prediction, PredictJob
+from contract.labels import LabelMap, read_label_config
+from contract.regions import DetectedBox, boxes_to_result, prediction_score
+from contract.registry import Registry
+from contract.status import JobRecords
+from worker.addresses import Fetcher
+from worker.detectors.base import Boxes
+from worker.images import Pixels, decode_image
+from worker.models import Look, Models
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """The stages of a predict job, with a look at "does anyone still want this?" between them."""
+
+    records: JobRecords
+    fetcher: Fetcher
+    models: Models
+    registry: Registry
+    image_limit_px: int
+
+    def predict(self, job: PredictJob) -> Prediction:
+        """Raises ImageError, ModelError, JobExpired, JobCancelled, UnknownJob (its label config is gone)."""
+        self._check_wanted(job)
+        label_map = self._label_map(job)
+        threshold = self._threshold(job)
+        data = self.fetcher.fetch(job.image, task_id=job.task_id)
+        pixels = decode_image(data, limit_px=self.image_limit_px)  # (H, W, 3)
+        self._check_wanted(job)
+        look = Look(job.model, label_map.prompts, label_map.nms_groups, label_map.lowest_threshold(threshold))
+        boxes = self.models.detect(look, pixels, urgent=job.urgent)
+        return _as_prediction(job, label_map, boxes, pixels, threshold)
+
+    def _label_map(self, job: PredictJob) -> LabelMap:
+        xml, prompt_map = self.records.load_config(job.config_id)
+        label_map = read_label_config(xml, prompt_map=prompt_map)
+        if job.asked is None:
+            return label_map
+        return label_map.narrow(job.asked.prompts, job.asked.labels, job.asked.score_threshold)
+
+    def _threshold(self, job: PredictJob) -> float:
+        if job.asked is not None and job.asked.score_threshold is not None:
+            return job.asked.score_threshold
+        return self.registry.get(job.model).score_threshold
+
+    def _check_wanted(self, job: PredictJob) -> None:
+        if job.expires_at_s is not None and time.time() > job.expires_at_s:
+            raise JobExpired
+        if job.task_id and self.records.is_deleted(job.project_id, job.task_id):
+            raise JobCancelled(f"task {job.task_id} was deleted")
+
+
+def _as_prediction(job: PredictJob, label_map: LabelMap, boxes: Boxes, pixels: Pixels, threshold: float) -> Prediction:
+    height_px, width_px = pixels.shape[:2]
+    found = [
+        DetectedBox(*map(float, xyxy_px), float(score), int(label))
+        for xyxy_px, score, label in zip(boxes.xyxy_px, boxes.scores, boxes.labels, strict=True)
+    ]
+    result = boxes_to_result(label_map, found, width_px=width_px, height_px=height_px, score_threshold=threshold)
+    return Prediction(
+        task_id=job.task_id, model_version=job.model_version, score=prediction_score(result), result=result
+    )

@@ -1,0 +1,150 @@
+"""The tasks that Celery calls, and the ladder of every fate a job can have.
+
+Called by: Celery, through the app made in worker.app. Must not import: torch, mmdet, Flask.
+Example: `register(app, crew)` names groundcrew.predict, groundcrew.write_back and groundcrew.expand.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from celery import Celery, Task
+
+from contract.broker import send
+from contract.delayed import Delayed, backoff_s
+from contract.errors import GroundcrewError, JobCancelled, LabelStudioUnreachable
+from contract.jobs import ExpandJob, Job, Prediction, PredictJob, WriteBackJob
+from contract.results import Results
+from contract.status import JobRecords
+from worker.predict import Predictor
+from worker.writer import Writer
+
+log = logging.getLogger(__name__)
+
+MOST_IMAGE_TRIES = 5  #: about a minute in all
+MOST_WRITE_TRIES = 1500  #: about a day of Label Studio being away
+CLAIM_CHECK_S = 30.0  #: after an API claimed a delivery, look whether Label Studio really got it
+EXPAND_CHUNK = 500
+
+
+@dataclass(frozen=True)
+class Crew:
+    """The parts one worker process works with; worker.app builds the real ones."""
+
+    app: Celery
+    records: JobRecords
+    results: Results
+    delayed: Delayed
+    shards: int
+    name: str  #: of this worker, as job records show it
+    predictor: Predictor | None = None
+    writer: Writer | None = None
+
+    def send(self, *jobs: Job) -> None:
+        send(self.app, jobs, shards=self.shards)
+
+
+def register(crew: Crew) -> None:
+    """Make the tasks known to the crew's Celery app under their stable names."""
+
+    def as_task(name: str, run: Callable[..., None]) -> None:
+        def call(self: Task, job: dict[str, Any]) -> None:
+            run(crew, job, redelivered=bool((self.request.delivery_info or {}).get("redelivered")))
+
+        crew.app.task(bind=True, name=name)(call)
+
+    as_task(PredictJob.name, lambda crew, job, redelivered: predict(crew, PredictJob.model_validate(job), redelivered))
+    as_task(WriteBackJob.name, lambda crew, job, redelivered: write_back(crew, WriteBackJob.model_validate(job)))
+    as_task(ExpandJob.name, lambda crew, job, redelivered: expand(crew, ExpandJob.model_validate(job)))
+
+
+def predict(crew: Crew, job: PredictJob, redelivered: bool = False) -> None:
+    """Find the boxes of one image and hand them to whoever delivers them."""
+    assert crew.predictor is not None
+    if not crew.records.start(job, redelivered=redelivered, worker=crew.name):
+        log.info("job %s is already taken or over; skipped", job.id)
+        return
+    try:
+        prediction = crew.predictor.predict(job)
+    except JobCancelled as error:
+        crew.records.cancel(job.id, job.run, job.project_id, error.message)
+        crew.results.put_failure(job)
+    except GroundcrewError as error:
+        _retry_or_fail(crew, job, error)
+    except Exception as error:
+        log.exception("job %s failed in an unexpected way", job.id)
+        _fail(crew, job, GroundcrewError(f"unexpected {type(error).__name__}: {error}"))
+    else:
+        deliver(crew, job, prediction)
+
+
+def deliver(crew: Crew, job: PredictJob, prediction: Prediction) -> None:
+    """Hand over a finished prediction by the job's kind of delivery (see contract.jobs.Delivery)."""
+    boxes = len(prediction.result)
+    log.info("job %s: %d boxes", job.id, boxes)
+    write = WriteBackJob(id=job.id, run=job.run, project_id=job.project_id, prediction=prediction)
+    if job.delivery == "write":
+        crew.send(write)
+        crew.records.predicted(job, boxes)
+        return
+    crew.results.put(job, prediction)
+    if job.delivery != "claim":
+        crew.records.finish(job.id, job.run, job.project_id, boxes=boxes)
+        return
+    crew.records.predicted(job, boxes)
+    # The result is stored before the claim is read, and the API claims before it reads the result: one of us sees it.
+    if crew.results.claimed_by(job) == "writer":
+        crew.send(write)
+    else:
+        crew.delayed.add(write.model_copy(update={"verify": True}), after_s=CLAIM_CHECK_S)
+
+
+def _retry_or_fail(crew: Crew, job: PredictJob, error: GroundcrewError) -> None:
+    if not error.retry or job.attempt + 1 >= MOST_IMAGE_TRIES or job.delivery == "answer":
+        _fail(crew, job, error)
+        return
+    again = job.model_copy(update={"attempt": job.attempt + 1})
+    log.warning("job %s, try %d: %s", job.id, again.attempt, error.message)
+    crew.delayed.add(again, after_s=backoff_s(job.attempt))
+    crew.records.retry_later(again, error)
+
+
+def _fail(crew: Crew, job: PredictJob, error: GroundcrewError) -> None:
+    log.warning("job %s failed: %s: %s", job.id, error.code, error.message)
+    crew.records.fail(job.id, job.run, job.project_id, error)
+    crew.results.put_failure(job)
+
+
+def write_back(crew: Crew, job: WriteBackJob) -> None:
+    """Store one prediction in Label Studio, together with whatever else waits to be stored."""
+    assert crew.writer is not None
+    try:
+        crew.writer.write(job)
+    except JobCancelled as error:
+        crew.records.cancel(job.id, job.run, job.project_id, error.message)
+    except GroundcrewError as error:
+        _write_again_or_fail(crew, job, error)
+    except Exception as error:  # the boxes are paid for: keep them, whatever went wrong
+        log.exception("job %s could not be stored for an unexpected reason", job.id)
+        _write_again_or_fail(crew, job, LabelStudioUnreachable(f"unexpected {type(error).__name__}: {error}"))
+    else:
+        crew.records.finish(job.id, job.run, job.project_id, boxes=len(job.prediction.result))
+
+
+def _write_again_or_fail(crew: Crew, job: WriteBackJob, error: GroundcrewError) -> None:
+    if not error.retry or job.attempt + 1 >= MOST_WRITE_TRIES:
+        log.warning("job %s could not be stored: %s: %s", job.id, error.code, error.message)
+        crew.records.fail(job.id, job.run, job.project_id, error)
+        return
+    log.info("job %s will be stored later: %s", job.id, error.message)
+    crew.delayed.add(job.model_copy(update={"attempt": job.attempt + 1}), after_s=backoff_s(job.attempt))
+
+
+def expand(crew: Crew, job: ExpandJob) -> None:
+    """Record and send the predict jobs of many tasks. Running it twice changes nothing: admit() knows them."""
+    jobs = job.predict_jobs()
+    for start in range(0, len(jobs), EXPAND_CHUNK):
+        crew.send(*crew.records.admit(jobs[start : start + EXPAND_CHUNK]))

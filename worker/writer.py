@@ -1,0 +1,126 @@
+"""Stores predictions in Label Studio: gathered into one request, and never twice for one task and version.
+
+Called by: worker.tasks. Must not import: Celery, torch.
+Label Studio has no unique constraint, and its bulk endpoint drops invalid items silently; both are made good here.
+Measured (one Label Studio 1.23.2 on SQLite): 13 single POSTs a second, 415 to 1,270 predictions a second in bulk.
+Example: `Writer(label_studio, results, records, limit=128).write(job)`
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import Protocol
+
+from contract.errors import GroundcrewError, JobCancelled, LabelStudioRefused, LabelStudioUnreachable
+from contract.jobs import Prediction, WriteBackJob
+from contract.results import Results
+from contract.status import JobRecords
+from worker.batcher import MicroBatcher
+
+WAIT_S = 300.0  #: for a place in a request and its answer
+DROPPED = "Label Studio dropped the prediction: its labels do not fit the project's label config any more"
+
+
+Outcomes = dict[int, GroundcrewError | None]  #: by id() of the job; None is success
+
+
+class PredictionStore(Protocol):
+    """What the writer needs of Label Studio; worker.labelstudio.LabelStudio is the real one."""
+
+    def store(self, project_id: int, predictions: Sequence[Prediction]) -> int: ...
+
+    def holds(self, task_id: int, model_version: str) -> bool: ...
+
+
+class Writer:
+    """Write-back jobs in, stored predictions out. `write` may be called by many threads at once."""
+
+    def __init__(self, store: PredictionStore, results: Results, records: JobRecords, *, limit: int) -> None:
+        self._store = store
+        self._results = results
+        self._records = records
+        self._owner = secrets.token_hex(8)
+        self.batcher: MicroBatcher[int, WriteBackJob, None] = MicroBatcher(self._write_batch, limit=limit, name="write")
+
+    def write(self, job: WriteBackJob) -> None:
+        """Returns when Label Studio holds the prediction. Raises LabelStudioError, JobCancelled."""
+        self.batcher.submit(job.project_id, job).result(timeout=WAIT_S)
+
+    def _write_batch(self, project_id: int, jobs: list[WriteBackJob]) -> list[BaseException | None]:
+        outcomes: Outcomes = {}
+        locked = self._lock(jobs, outcomes)
+        try:
+            todo = self._without_stored(locked, outcomes)
+            self._post(project_id, todo, outcomes)
+        finally:
+            self._results.unlock_writes(locked)
+        return [outcomes[id(job)] for job in jobs]
+
+    def _lock(self, jobs: list[WriteBackJob], outcomes: Outcomes) -> list[WriteBackJob]:
+        mine = []
+        for job, locked in zip(jobs, self._results.lock_writes(jobs, self._owner), strict=True):
+            if locked:
+                mine.append(job)
+            else:
+                outcomes[id(job)] = LabelStudioUnreachable("another writer is storing this task; trying again soon")
+        return mine
+
+    def _without_stored(self, jobs: list[WriteBackJob], outcomes: Outcomes) -> list[WriteBackJob]:
+        """Those that still have to be written. Where a write may have happened before, Label Studio is asked."""
+        todo = []
+        for job, (mark, recent) in zip(jobs, self._results.marks(jobs), strict=True):
+            if self._records.is_deleted(job.project_id, job.prediction.task_id):
+                outcomes[id(job)] = JobCancelled(f"task {job.prediction.task_id} was deleted")
+            elif mark == "written":
+                outcomes[id(job)] = None
+            elif mark == "posting" or recent or job.verify:
+                self._look_first(job, todo, outcomes)
+            else:
+                todo.append(job)
+        return todo
+
+    def _look_first(self, job: WriteBackJob, todo: list[WriteBackJob], outcomes: Outcomes) -> None:
+        try:
+            if not self._store.holds(job.prediction.task_id, job.prediction.model_version):
+                todo.append(job)
+                return
+            self._results.mark_written([job])
+            outcomes[id(job)] = None
+        except GroundcrewError as error:
+            outcomes[id(job)] = error
+
+    def _post(self, project_id: int, jobs: list[WriteBackJob], outcomes: Outcomes) -> None:
+        """One request; a refusal of many is narrowed down by halves, so that one bad task spoils no other."""
+        if not jobs:
+            return
+        self._results.mark_posting(jobs)
+        try:
+            created = self._store.store(project_id, [job.prediction for job in jobs])
+        except LabelStudioRefused as error:
+            if len(jobs) == 1:
+                outcomes[id(jobs[0])] = error
+                return
+            half = len(jobs) // 2
+            self._post(project_id, jobs[:half], outcomes)
+            self._post(project_id, jobs[half:], outcomes)
+        except GroundcrewError as error:
+            outcomes.update({id(job): error for job in jobs})
+        else:
+            self._confirm(jobs, created, outcomes)
+
+    def _confirm(self, jobs: list[WriteBackJob], created: int, outcomes: Outcomes) -> None:
+        stored = jobs
+        if created != len(jobs):
+            stored = [job for job in jobs if self._is_stored(job, outcomes)]
+        self._results.mark_written(stored)
+        outcomes.update({id(job): None for job in stored})
+
+    def _is_stored(self, job: WriteBackJob, outcomes: Outcomes) -> bool:
+        try:
+            if self._store.holds(job.prediction.task_id, job.prediction.model_version):
+                return True
+            outcomes[id(job)] = LabelStudioRefused(DROPPED)
+        except GroundcrewError as error:
+            outcomes[id(job)] = error
+        return False
