@@ -1,0 +1,219 @@
+"""Grounding DINO and MM Grounding DINO: mmdet's own `GroundingDINO`, for many images and any number of prompts a call.
+
+Called by `worker/models.py` (when a model is first used), `worker/evaluate.py` and the zoo.
+Must not import backend or groundcrew.
+mmdet predicts image by image, and allows only one where prompts exceed the text length. Here images of one size share
+a batch, captions share the image features, and the boxes stay the same.
+Example: `load(ModelSource("tiny", "1", "config.py", Path("tiny.pth")), "auto").detect([image], ("dog",), ...)`.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from contract.errors import ConfigError, OutOfDeviceMemory, PromptError, SettingsError
+from worker.detectors.base import Boxes, ModelSource
+from worker.detectors.checkpoints import load_strictly, read_state_dict
+from worker.detectors.configs import find_config, prepare_for_inference, read_config
+from worker.detectors.preprocess import Packed, Preprocessor
+from worker.detectors.prompts import Caption, clean_prompt, encode_prompts, text_limit
+from worker.detectors.selection import Candidates, gather_candidates, select_boxes
+from worker.detectors.stack import DetDataSample, GroundingDINO, build_detector
+
+CAPTION_SETS_CACHED = 32  #: label configs in use at a time; a set of 256 tokens takes 0.4 MB
+WARM_UP_SHAPE = (480, 640, 3)
+WARM_UP_GREY = 114
+
+
+def load(source: ModelSource, device: str, threads: int | None = None) -> MMGroundingDino:
+    """Build the model on `device`, ready to detect; nothing is downloaded.
+
+    Args:
+        source: config, checkpoint and language model. Without a checkpoint the weights are random.
+        device: "cpu", "cuda", "cuda:1" ... or "auto" (the first GPU, else the CPU).
+        threads: CPU threads of torch for this whole process; None leaves torch's own choice.
+
+    Raises:
+        SettingsError: no such device.
+        ConfigError, LangModelMissing, CheckpointRefused, CheckpointMismatch: what their names say, with the remedy.
+    """
+    target = choose_device(device)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    config = prepare_for_inference(read_config(find_config(source.config)), source.lang_model)
+    weights = read_state_dict(source.checkpoint) if source.checkpoint else None
+    model = build_model(config)
+    if weights is None:
+        _draw_random_weights(model)
+    else:
+        load_strictly(model, weights)
+    # In full precision, whatever the files of the checkpoint and of the language model hold.
+    return MMGroundingDino(model.float().to(target), Preprocessor(config))
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that DEVICE means on this machine.
+
+    Raises:
+        SettingsError: neither "auto", "cpu" nor an NVIDIA GPU that is there.
+    """
+    if name == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise SettingsError(f"DEVICE {name!r} is not one of auto, cpu, cuda:0, cuda:1 and so on.") from error
+    gpus = torch.cuda.device_count()
+    if device.type not in {"cpu", "cuda"} or (device.type == "cuda" and (device.index or 0) >= gpus):
+        raise SettingsError(f"DEVICE {name!r} is not there: torch {torch.__version__} sees {gpus} NVIDIA GPU(s).")
+    return device
+
+
+def build_model(config: Config) -> GroundingDINO:
+    """The detector of a prepared config, its weights not yet loaded.
+
+    Raises:
+        ConfigError: its model section does not build.
+    """
+    try:
+        return build_detector(config.model)
+    except Exception as error:  # constructors of any backbone an operator may name
+        raise ConfigError(f"CONFIG_FILE {config.filename} does not build: {type(error).__name__}: {error}") from error
+
+
+def _draw_random_weights(model: GroundingDINO) -> None:
+    """mmengine's own initialisation, without the line it logs for each parameter."""
+    logging.getLogger(__name__).warning("no checkpoint is given: the weights are random and so are the boxes")
+    mmengine_log = MMLogger.get_current_instance()
+    level = mmengine_log.level
+    mmengine_log.setLevel(logging.WARNING)
+    try:
+        model.init_weights()
+    finally:
+        mmengine_log.setLevel(level)
+
+
+class MMGroundingDino:
+    """A loaded model; see `base.Detector` for what `detect` promises."""
+
+    def __init__(
+        self,
+        model: GroundingDINO,
+        preprocess: Callable[[NDArray[np.uint8]], Packed],
+        limit_tokens: int | None = None,
+    ) -> None:
+        """Take over `model`.
+
+        Args:
+            model: on its device, its weights loaded.
+            preprocess: the model's test pipeline.
+            limit_tokens: length of one caption; None for as long as the model allows.
+        """
+        self._model = model.eval().requires_grad_(False)
+        self._preprocess = preprocess
+        limit = limit_tokens or text_limit(model)
+        self._max_boxes = (model.test_cfg or {}).get("max_per_img", model.num_queries)
+        self._encode = functools.lru_cache(CAPTION_SETS_CACHED)(lambda names: encode_prompts(model, names, limit))
+
+    def detect(
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        prompts: tuple[str, ...],
+        *,
+        score_threshold: float,
+        nms_iou: float | None,
+    ) -> list[Boxes]:
+        """Look for every prompt in every image: see `base.Detector.detect`.
+
+        At most `max_per_img` of the model's config (mostly 300) boxes an image, before equal prompts are repeated.
+        """
+        if not prompts:
+            raise PromptError("list is empty: name at least one thing to look for")
+        names = [clean_prompt(prompt) for prompt in prompts]
+        distinct = tuple(dict.fromkeys(names))
+        owners = np.array([distinct.index(name) for name in names])  # (prompts,)
+        try:
+            found = self._find(images, distinct, score_threshold)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            problem = f"{len(images)} image(s) did not fit into the memory of {self._device}: {error}"
+        else:
+            return [select_boxes(candidates, owners, self._max_boxes, nms_iou) for candidates in found]
+        # Only here, with the first error gone: it would keep alive the tensors of every frame it passed.
+        torch.cuda.empty_cache()
+        raise OutOfDeviceMemory(problem)
+
+    def warm_up(self) -> None:
+        """Run once on a grey image."""
+        grey = np.full(WARM_UP_SHAPE, WARM_UP_GREY, dtype=np.uint8)
+        self.detect([grey], ("object",), score_threshold=1.0, nms_iou=None)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self._model.parameters()).device
+
+    @torch.inference_mode()
+    def _find(
+        self, images: Sequence[NDArray[np.uint8]], names: tuple[str, ...], score_threshold: float
+    ) -> list[Candidates]:
+        captions = self._encode(names)
+        packed = [self._preprocess(image) for image in images]
+        found: dict[int, Candidates] = {}
+        for positions in _group_by_size(packed):
+            scored = list(self._score([packed[position] for position in positions], captions))
+            samples = [packed[position]["data_samples"] for position in positions]
+            for row, (position, sample) in enumerate(zip(positions, samples, strict=True)):
+                parts = [(scores[row], boxes[row], ids) for scores, boxes, ids in scored]
+                found[position] = gather_candidates(parts, sample, score_threshold)
+        return [found[position] for position in range(len(images))]
+
+    def _score(self, group: list[Packed], captions: list[Caption]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """For each caption (B, Q, P) scores, (B, Q, 4) boxes as fractions, (P,) positions of its prompts."""
+        collated = {key: [packed[key] for packed in group] for key in ("inputs", "data_samples")}
+        batch = self._model.data_preprocessor(collated)
+        samples = batch["data_samples"]
+        features = self._extract_features(batch["inputs"], samples)
+        for caption in captions:
+            outputs = self._model.forward_transformer(features, caption.expand(len(group)), samples)
+            logits, boxes = self._model.bbox_head(**outputs)  # of every decoder layer; the last one counts
+            yield logits[-1].sigmoid() @ caption.token_weights.T, boxes[-1], caption.prompt_ids
+
+    def _extract_features(self, inputs: Tensor, samples: list[DetDataSample]) -> tuple[Tensor, ...]:
+        features = self._model.extract_feat(inputs)
+        if sum(level.shape[-2] * level.shape[-1] for level in features) >= self._model.num_queries:
+            return features
+        # A very thin image has fewer cells than the decoder has queries, and mmdet fails: pad it to a square.
+        height, width = inputs.shape[-2:]
+        side = max(height, width)
+        for sample in samples:
+            sample.set_metainfo({"batch_input_shape": (side, side)})
+        return self._model.extract_feat(functional.pad(inputs, (0, side - width, 0, side - height)))
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch ran out of memory, on a GPU (its own class) or on the CPU (only its message tells)."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _group_by_size(packed: list[Packed]) -> list[list[int]]:
+    """Positions of the images that have one size after resizing.
+
+    Padding would let them share a batch, but it changes results: the neck's GroupNorm averages over the padding, and
+    Swin's windows reach into it.
+    """
+    groups: defaultdict[torch.Size, list[int]] = defaultdict(list)
+    for position, item in enumerate(packed):
+        groups[item["inputs"].shape].append(position)
+    return list(groups.values())

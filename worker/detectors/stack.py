@@ -1,0 +1,47 @@
+"""The names of mmdet that we use, imported in the one order that works.
+
+Called by the other modules of this folder that need mmdet; the only one that imports it.
+Must not import backend, groundcrew or other detectors. Importing it takes seconds: do so when a model is first used.
+Example: `from worker.detectors.stack import GroundingDINO, build_detector`.
+"""
+
+import warnings
+from collections.abc import Callable
+
+from worker.detectors import deform_attn
+
+deform_attn.install()  # mmdet imports mmcv.ops nearly everywhere
+
+from mmdet.models.detectors import GroundingDINO  # noqa: E402
+from mmdet.models.detectors.grounding_dino import clean_label_name  # noqa: E402
+from mmdet.registry import MODELS, TRANSFORMS  # noqa: E402
+from mmdet.structures import DetDataSample  # noqa: E402
+from mmdet.structures.bbox import bbox_cxcywh_to_xyxy  # noqa: E402
+from mmdet.utils import get_test_pipeline_cfg  # noqa: E402
+from mmengine.config import ConfigDict  # noqa: E402
+from mmengine.registry import DefaultScope  # noqa: E402
+
+# Said on every first prediction, about code of mmdet and mmcv that is as intended.
+warnings.filterwarnings("ignore", "torch.meshgrid|position encoding of key", UserWarning)
+
+__all__ = [
+    "DetDataSample",
+    "GroundingDINO",
+    "bbox_cxcywh_to_xyxy",
+    "build_detector",
+    "build_transform",
+    "clean_label_name",
+    "get_test_pipeline_cfg",
+]
+
+
+def build_detector(section: ConfigDict) -> GroundingDINO:
+    """The model that the `model` section of a config describes, its weights not yet loaded."""
+    with DefaultScope.overwrite_default_scope("mmdet"):  # where mmengine looks for a class named without its package
+        return MODELS.build(section)
+
+
+def build_transform(step: ConfigDict) -> Callable[[dict[str, object]], dict[str, object]]:
+    """One step of a pipeline."""
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        return TRANSFORMS.build(step)
