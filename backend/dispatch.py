@@ -1,0 +1,269 @@
+"""From a read request to jobs, and from their results to an answer. The only caller of the broker.
+
+Called by: backend.routes. Must not import: Flask, worker.
+One kind of request, one method: many tasks (`later`), one opened task (`now`), one without a token (`sync`),
+a prompt typed in the editor (`interactive`). Each may raise BrokerUnavailable or QueueFull.
+Example: `Dispatcher(settings).predict(project, images) -> [[], []]`, and the boxes follow by write-back
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from backend.models import ProjectModel
+from backend.payloads import TaskImage
+from contract.broker import connect_redis, make_celery, send
+from contract.errors import GroundcrewError, QueueFull, UnknownJob
+from contract.jobs import (
+    Asked,
+    Delivery,
+    ExpandJob,
+    Job,
+    NewTask,
+    Prediction,
+    PredictJob,
+    WriteBackJob,
+    job_id,
+    new_run,
+)
+from contract.projects import ProjectFacts, Projects
+from contract.prompts import InteractivePrompt
+from contract.results import Results
+from contract.settings import Settings
+from contract.status import OPEN, JobRecords
+
+log = logging.getLogger(__name__)
+
+Answer = Mapping[str, object] | list[object]  #: one entry of /predict's `results`; [] is "not yet"
+
+SEATS = 24  #: requests that may wait at a time: below the API's 32 threads, so that /health always finds one
+DIRECT_TASKS = 20  #: up to so many jobs are sent by the request itself, about 1 ms each; more are left to a worker
+FULL_MEMORY = 0.8  #: of Redis's maxmemory; beyond it Redis kills workers, so new jobs are refused first
+
+
+class PredictionFailed(GroundcrewError):
+    """The boxes of this image could not be found."""
+
+    code = "prediction_failed"
+    http_status = 502
+
+
+class PredictionLate(GroundcrewError):
+    """No worker found the boxes in time: check that one runs, then ask again."""
+
+    code = "prediction_late"
+    http_status = 504
+    retry = True
+
+
+class Dispatcher:
+    """Sends jobs over one Redis and waits for some of them."""
+
+    def __init__(self, settings: Settings, *, seats: int = SEATS) -> None:
+        self._settings = settings
+        self._redis = connect_redis(settings)
+        self._app = make_celery(settings, publish_only=True)
+        self._seats = threading.BoundedSemaphore(seats)
+        self.records = JobRecords(self._redis, failed_memory_s=settings.failed_memory_s)
+        self.results = Results(self._redis)
+        self.projects = Projects(self._redis)
+
+    # -- projects --------------------------------------------------------------------------------------------------
+
+    def remember(self, project: ProjectModel, *, title: str = "", prompt_map: Mapping[str, str]) -> str:
+        """Store the label config for the workers, and what to show of the project; returns the config's id."""
+        config_id = self.records.save_config(project.label_config, prompt_map)
+        facts = ProjectFacts(
+            project_id=project.project_id, config_id=config_id, model_version=project.model_version, title=title
+        )
+        self.projects.remember(facts)
+        return config_id
+
+    # -- the four kinds of request -----------------------------------------------------------------------------------
+
+    def predict(self, project: ProjectModel, images: Sequence[TaskImage], config_id: str) -> list[Answer]:
+        """One answer a task, in order."""
+        self._check_room(len(images))
+        usable = self._fail_unusable(project, images, config_id)
+        if not self._settings.can_write_back:
+            return self._predict_sync(project, images, usable, config_id)
+        if len(images) == 1:
+            return [self._predict_now(self._job(project, usable[0], config_id, "claim"))]
+        self._predict_later(project, usable, config_id)
+        return [[] for _ in images]
+
+    def predict_new(self, project: ProjectModel, images: Sequence[TaskImage], config_id: str) -> None:
+        """Tasks that were just created, with nobody waiting. Without a token they wait until someone opens them."""
+        if not self._settings.can_write_back:
+            return
+        self._check_room(len(images))
+        self._predict_later(project, self._fail_unusable(project, images, config_id), config_id)
+
+    def interactive(
+        self, project: ProjectModel, image: TaskImage, config_id: str, prompt: InteractivePrompt
+    ) -> Mapping[str, object]:
+        """Boxes for what someone typed; nothing is stored. Raises PredictionFailed, PredictionLate."""
+        self._check_room(1)
+        asked = Asked(prompts=prompt.prompts, labels=prompt.labels, score_threshold=prompt.score_threshold)
+        wait_s = self._settings.sync_wait_s
+        job = self._job(project, image, config_id, "answer").model_copy(
+            update={"id": f"i-{new_run()}", "asked": asked, "expires_at_s": time.time() + wait_s}
+        )
+        with self._seat() as seated:
+            if not seated:
+                raise QueueFull("too many requests are waiting for boxes already; ask again in a moment")
+            self._send(*self.records.admit([job]))
+            prediction = self.results.wait(job, wait_s)
+        if prediction is None:
+            raise self._give_up(job)
+        return prediction.to_label_studio()
+
+    def cancel(self, project_id: int, task_ids: Sequence[int]) -> None:
+        """Jobs of deleted tasks end as cancelled when a worker or the writer meets them."""
+        self.records.mark_deleted(project_id, task_ids)
+
+    # -- one opened task -------------------------------------------------------------------------------------------
+
+    def _predict_now(self, job: PredictJob) -> Answer:
+        """Wait a short while; then leave the delivery to the writer. One claim decides, so never both deliver."""
+        running = self._admit_or_join(job)
+        if running is None:
+            return []
+        with self._seat() as seated:
+            prediction = self.results.wait(running, self._settings.predict_wait_s if seated else 0)
+        if prediction is None:
+            self._leave_to_writer(running)
+            return []
+        if not self.results.claim(running, "api"):
+            return []
+        self._finish(running, prediction)
+        return prediction.to_label_studio()
+
+    def _admit_or_join(self, job: PredictJob) -> PredictJob | None:
+        """The run to wait for: this one, or the one that waits in the bulk queue, which is overtaken.
+
+        None where there is nothing to wait for: it failed a moment ago, or a worker has it and will deliver.
+        """
+        if self.records.admit([job]):
+            self._send(job)
+            return job
+        waiting = self._under_way(job, states=("queued",))
+        if waiting is None:
+            return None
+        # Same id, same run: whichever of the two messages comes first is the one that runs.
+        urgent = waiting.model_copy(update={"delivery": job.delivery})
+        self._send(urgent)
+        return urgent
+
+    def _leave_to_writer(self, job: PredictJob) -> None:
+        # We claim, then look for a result; a worker stores its result, then looks at the claim: one of us acts.
+        if self.results.claim(job, "writer") and (late := self.results.get(job)):
+            self._send(WriteBackJob(id=job.id, run=job.run, project_id=job.project_id, prediction=late))
+
+    # -- many tasks ------------------------------------------------------------------------------------------------
+
+    def _predict_later(self, project: ProjectModel, images: Sequence[TaskImage], config_id: str) -> None:
+        if len(images) <= DIRECT_TASKS:
+            self._send(*self.records.admit(self._jobs(project, images, config_id, "write")))
+            return
+        tasks = tuple(NewTask(task_id=image.task_id, image=image.image) for image in images)
+        expand = ExpandJob(
+            project_id=project.project_id, tasks=tasks, config_id=config_id,
+            model=project.model, model_version=project.model_version,
+        )  # fmt: skip
+        self._send(expand)
+
+    # -- without a token -------------------------------------------------------------------------------------------
+
+    def _predict_sync(
+        self, project: ProjectModel, images: Sequence[TaskImage], usable: Sequence[TaskImage], config_id: str
+    ) -> list[Answer]:
+        """What is ready within sync_wait_s. The rest is kept in Redis until it is asked for again."""
+        jobs = self._jobs(project, usable, config_id, "hold")
+        held = self.results.get_many(jobs)
+        found = {job.task_id: prediction for job, prediction in zip(jobs, held, strict=True) if prediction}
+        missing = [job for job in jobs if job.task_id not in found]
+        self._send(*(admitted := self.records.admit(missing)))
+        new = {job.id for job in admitted}
+        runs = [job if job.id in new else self._under_way(job, states=OPEN) for job in missing]
+        found |= self._wait_for_all([run for run in runs if run is not None])
+        return [found[image.task_id].to_label_studio() if image.task_id in found else [] for image in images]
+
+    def _wait_for_all(self, jobs: Sequence[PredictJob]) -> dict[int, Prediction]:
+        with self._seat() as seated:
+            end = time.monotonic() + (self._settings.sync_wait_s if seated else 0)
+            waited = {job.task_id: self.results.wait(job, end - time.monotonic()) for job in jobs}
+        return {task_id: prediction for task_id, prediction in waited.items() if prediction is not None}
+
+    # -- small steps -----------------------------------------------------------------------------------------------
+
+    def _job(self, project: ProjectModel, image: TaskImage, config_id: str, delivery: Delivery) -> PredictJob:
+        return PredictJob(
+            project_id=project.project_id, task_id=image.task_id, image=image.image, config_id=config_id,
+            model=project.model, model_version=project.model_version, delivery=delivery,
+            id=job_id(project.project_id, image.task_id, project.model_version),
+        )  # fmt: skip
+
+    def _jobs(
+        self, project: ProjectModel, images: Sequence[TaskImage], config_id: str, delivery: Delivery
+    ) -> list[PredictJob]:
+        """One job a task, even where a task is listed twice."""
+        jobs = [self._job(project, image, config_id, delivery) for image in images]
+        return list({job.id: job for job in jobs}.values())
+
+    def _fail_unusable(self, project: ProjectModel, images: Sequence[TaskImage], config_id: str) -> list[TaskImage]:
+        """Record tasks without an image as failed, with the reason, and return the others."""
+        for image in images:
+            if image.problem is not None:
+                (job,) = self._jobs(project, [image], config_id, "write")
+                if self.records.admit([job]):
+                    self.records.fail(job.id, job.run, job.project_id, image.problem)
+                log.warning("task %d: %s", image.task_id, image.problem.message)
+        return [image for image in images if image.problem is None]
+
+    def _under_way(self, job: PredictJob, *, states: Sequence[str]) -> PredictJob | None:
+        """The stored job of this id, if it is in one of the states."""
+        try:
+            if self.records.get(job.id)["state"] in states:
+                return self.records.stored_job(job.id)
+        except UnknownJob:  # its record has just expired
+            return None
+        return None
+
+    def _finish(self, job: PredictJob, prediction: Prediction) -> None:
+        self.records.finish(job.id, job.run, job.project_id, boxes=len(prediction.result))
+
+    def _give_up(self, job: PredictJob) -> GroundcrewError:
+        """Why there is no result. A job that still waits is cancelled, so that nobody works for no one."""
+        record = self.records.get(job.id)
+        if record["state"] == "failed":
+            return PredictionFailed(f"{record['reason']} ({record['code']})")
+        late = PredictionLate()
+        self.records.cancel(job.id, job.run, job.project_id, late.message)
+        return late
+
+    def _send(self, *jobs: Job) -> None:
+        if jobs:
+            send(self._app, jobs, shards=self._settings.queue_shards)
+
+    @contextmanager
+    def _seat(self) -> Iterator[bool]:
+        """Whether this request may wait."""
+        seated = self._seats.acquire(blocking=False)
+        try:
+            yield seated
+        finally:
+            if seated:
+                self._seats.release()
+
+    def _check_room(self, new_jobs: int) -> None:
+        if self.records.open_count() + new_jobs > self._settings.queue_limit:
+            raise QueueFull(f"QUEUE_LIMIT={self._settings.queue_limit} jobs are waiting; start more workers, or wait")
+        memory = self._redis.info("memory")
+        limit_bytes = int(memory.get("maxmemory", 0))
+        if limit_bytes and int(memory["used_memory"]) > FULL_MEMORY * limit_bytes:
+            raise QueueFull(f"Redis uses over {FULL_MEMORY:.0%} of its maxmemory; raise it, or wait for workers")

@@ -1,0 +1,145 @@
+"""The routes that Label Studio calls, and those that people and monitors read. One short function each.
+
+Called by: backend.app. Must not import: Celery, worker.
+Example: POST /predict {"tasks": [...], "project": "1.1795562812", "label_config": "<View>...", "params": {}}
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from flask import Blueprint, Response, request
+
+from backend.dispatch import Dispatcher
+from backend.metrics import CONTENT_TYPE, write_metrics
+from backend.models import ModelCards, ProjectModel
+from backend.pages import write_home
+from backend.payloads import Event, parse_json, read_images, read_predict, read_setup, read_webhook
+from backend.watch import Watch
+from contract.errors import PayloadError
+from contract.prompts import read_interactive
+from contract.settings import Settings
+
+log = logging.getLogger(__name__)
+
+JsonAnswer = dict[str, Any]  # what Flask turns into JSON
+
+
+class Routes:
+    """The parts a request needs, and what each route does with them."""
+
+    def __init__(self, settings: Settings, models: ModelCards, dispatcher: Dispatcher, watch: Watch) -> None:
+        self._settings = settings
+        self._models = models
+        self._dispatcher = dispatcher
+        self._watch = watch
+
+    def blueprint(self) -> Blueprint:
+        routes = Blueprint("groundcrew", __name__)
+        routes.get("/")(self.home)
+        routes.get("/health")(self.health)
+        routes.post("/setup")(self.setup)
+        routes.post("/predict")(self.predict)
+        routes.get("/versions")(self.versions)
+        routes.post("/webhook")(self.webhook)
+        routes.post("/webhook/<secret>")(self.webhook)
+        routes.get("/jobs")(self.jobs)
+        routes.get("/jobs/<job_id>")(self.job)
+        routes.get("/metrics")(self.metrics)
+        return routes
+
+    # -- what Label Studio calls -----------------------------------------------------------------------------------
+
+    def health(self) -> JsonAnswer:
+        """Always 200, and within Label Studio's one second: whether Redis and workers are there is inside."""
+        return {"status": "UP", "model_class": "Groundcrew", **self._watch.facts()}
+
+    def setup(self) -> JsonAnswer:
+        setup = read_setup(parse_json(request.get_data()))
+        project = self._models.look_up(setup.project_id, setup.label_config)
+        if self._watch.redis_answers():
+            self._remember(project)
+        else:
+            log.warning("Redis does not answer; /setup is served without it")
+        return {"model_version": project.model_version}
+
+    def predict(self) -> JsonAnswer:
+        asked = read_predict(parse_json(request.get_data()))
+        project = self._models.look_up(asked.project_id, asked.label_config)
+        images = read_images(asked.tasks, project.label_map)
+        if asked.context is None:
+            return {"results": self._dispatcher.predict(project, images, self._remember(project))}
+        prompt = read_interactive(project.label_map, asked.context)
+        config_id = self._remember(project)
+        return {"results": [self._dispatcher.interactive(project, images[0], config_id, prompt)]}
+
+    def versions(self) -> JsonAnswer:
+        """The stamps of all projects seen, and the model versions behind them."""
+        stamps = [facts.model_version for facts in self._dispatcher.projects.list()]
+        return {"versions": list(dict.fromkeys(stamps)) or self._models.refs(), "models": self._models.refs()}
+
+    def webhook(self, secret: str = "") -> JsonAnswer:
+        """`secret` was checked by backend.auth."""
+        event = read_webhook(parse_json(request.get_data()))
+        handle = {
+            "TASKS_CREATED": self._tasks_created,
+            "TASKS_DELETED": self._tasks_deleted,
+            "PROJECT_UPDATED": self._project_updated,
+        }.get(event.action)
+        if event.project_id:
+            self._dispatcher.projects.record_event(event.project_id, event.action)
+        return {"action": event.action, "outcome": handle(event) if handle else "recorded"}
+
+    def _tasks_created(self, event: Event) -> str:
+        project = self._models.look_up(event.project_id, event.label_config)
+        config_id = self._remember(project, event.title)
+        if not self._settings.predict_new_tasks:
+            return "recorded; PREDICT_NEW_TASKS is off"
+        if not self._settings.can_write_back:
+            return "recorded; without a Label Studio token tasks are predicted when they are opened"
+        self._dispatcher.predict_new(project, read_images(event.tasks, project.label_map), config_id)
+        return f"tasks being predicted: {len(event.tasks)}"
+
+    def _tasks_deleted(self, event: Event) -> str:
+        self._dispatcher.cancel(event.project_id, [task.id for task in event.tasks])
+        return f"tasks whose jobs are cancelled: {len(event.tasks)}"
+
+    def _project_updated(self, event: Event) -> str:
+        project = self._models.look_up(event.project_id, event.label_config)
+        self._remember(project, event.title)
+        return f"version {project.model_version}"
+
+    # -- what people and monitors read -----------------------------------------------------------------------------
+
+    def jobs(self) -> JsonAnswer:
+        """Without `project`: the counts of all. With it: one project's counts, events and latest failures."""
+        asked = request.args.get("project")
+        records, projects = self._dispatcher.records, self._dispatcher.projects
+        if asked is None:
+            return {"projects": [{**row.model_dump(), **records.counts(row.project_id)} for row in projects.list()]}
+        if not (asked.isascii() and asked.isdigit() and len(asked) < 19):
+            raise PayloadError("project", "must be the number of a Label Studio project, as in /jobs?project=1")
+        return {
+            "project_id": int(asked),
+            "counts": records.counts(int(asked)),
+            "events": projects.events(int(asked)),
+            "failures": records.recent_failures(int(asked)),
+        }
+
+    def job(self, job_id: str) -> JsonAnswer:
+        return self._dispatcher.records.get(job_id)
+
+    def metrics(self) -> Response:
+        return Response(write_metrics(self._watch, self._dispatcher), content_type=CONTENT_TYPE)
+
+    def home(self) -> Response:
+        return Response(
+            write_home(self._watch, self._dispatcher, self._models), content_type="text/html; charset=utf-8"
+        )
+
+    # -- small steps -----------------------------------------------------------------------------------------------
+
+    def _remember(self, project: ProjectModel, title: str = "") -> str:
+        self._models.advise(project)
+        return self._dispatcher.remember(project, title=title, prompt_map=self._models.prompt_map)

@@ -1,0 +1,49 @@
+"""What the API can say about the rest of the system at a glance: Redis, queues, processes.
+
+Called by: backend.routes, backend.metrics, backend.pages. Must not import: Flask.
+Its Redis client gives up quickly: Label Studio waits one second for /health, three for /setup.
+Example: `Watch(settings).facts() -> {"redis": "up", "open_jobs": 259, "write_back": True}`
+"""
+
+from __future__ import annotations
+
+import redis
+
+from contract.broker import queue_depths
+from contract.heartbeats import alive
+from contract.settings import Settings
+from contract.status import OPEN_KEY
+
+TIMEOUT_S = 0.3
+
+
+class Watch:
+    """Looks at one Redis. Only `redis_answers` and `facts` never raise redis.RedisError."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._redis = redis.Redis.from_url(
+            settings.redis_url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, decode_responses=True
+        )
+
+    def redis_answers(self) -> bool:
+        try:
+            return bool(self._redis.ping())
+        except redis.RedisError:
+            return False
+
+    def facts(self) -> dict[str, object]:
+        """For /health: is Redis there, how many jobs are open, can results be written back."""
+        write_back = self._settings.can_write_back
+        try:
+            return {"redis": "up", "open_jobs": int(self._redis.zcard(OPEN_KEY)), "write_back": write_back}
+        except redis.RedisError as error:
+            return {"redis": f"down ({type(error).__name__})", "write_back": write_back}
+
+    def queues(self) -> dict[str, int]:
+        """Waiting messages of each queue."""
+        return queue_depths(self._redis, self._settings.queue_shards)
+
+    def processes(self) -> list[dict[str, object]]:
+        """Workers and writers that are alive."""
+        return alive(self._redis)
