@@ -49,6 +49,7 @@ class Detector(Protocol):
         *,
         score_threshold: float,
         nms_iou: float | None,
+        groups: Sequence[int] | None = None,
     ) -> list[Boxes]:
         """Look for every prompt in every image; the other images of a call never change an image's result.
 
@@ -56,8 +57,10 @@ class Detector(Protocol):
             images: each (H, W, 3) RGB; sizes may differ.
             prompts: what to look for; equal prompts get equal boxes, each under its own position.
             score_threshold: boxes below this score are left out.
-            nms_iou: of two boxes of one prompt that overlap by more than this IoU the better one stays;
+            nms_iou: of two boxes of one group that overlap by more than this IoU the better one stays;
                 None keeps all.
+            groups: group of each prompt, such as the label that several prompts stand for; None makes each prompt
+                a group of its own.
 
         Returns:
             One `Boxes` an image, in the order of `images`.

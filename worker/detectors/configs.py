@@ -8,6 +8,7 @@ Example: `prepare_for_inference(read_config(find_config("grounding_dino_swin-t_p
 
 from __future__ import annotations
 
+import copy
 import difflib
 import importlib.util
 from pathlib import Path
@@ -75,7 +76,7 @@ def prepare_for_inference(config: Config, lang_model: Path | None) -> Config:
     Raises:
         LangModelMissing: there is no local BERT directory, or it lacks files.
     """
-    prepared = config.copy()
+    prepared = copy.deepcopy(config)
     model = prepared.model
     model.encoder.num_cp = 0  # checkpointing of encoder layers needs fairscale, and only saves memory in training
     _switch_off(model.backbone, with_cp=False, init_cfg=None, pretrained=None)

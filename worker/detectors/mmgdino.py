@@ -28,7 +28,7 @@ from worker.detectors.checkpoints import load_strictly, read_state_dict
 from worker.detectors.configs import find_config, prepare_for_inference, read_config
 from worker.detectors.preprocess import Packed, Preprocessor
 from worker.detectors.prompts import Caption, clean_prompt, encode_prompts, text_limit
-from worker.detectors.selection import Candidates, gather_candidates, select_boxes
+from worker.detectors.selection import Candidates, Selection, gather_candidates
 from worker.detectors.stack import DetDataSample, GroundingDINO, build_detector
 
 CAPTION_SETS_CACHED = 32  #: label configs in use at a time; a set of 256 tokens takes 0.4 MB
@@ -133,6 +133,7 @@ class MMGroundingDino:
         *,
         score_threshold: float,
         nms_iou: float | None,
+        groups: Sequence[int] | None = None,
     ) -> list[Boxes]:
         """Look for every prompt in every image: see `base.Detector.detect`.
 
@@ -142,7 +143,12 @@ class MMGroundingDino:
             raise PromptError("list is empty: name at least one thing to look for")
         names = [clean_prompt(prompt) for prompt in prompts]
         distinct = tuple(dict.fromkeys(names))
-        owners = np.array([distinct.index(name) for name in names])  # (prompts,)
+        selection = Selection(
+            name_ids=tuple(distinct.index(name) for name in names),
+            groups=tuple(groups or range(len(names))),
+            limit=self._max_boxes,
+            nms_iou=nms_iou,
+        )
         try:
             found = self._find(images, distinct, score_threshold)
         except RuntimeError as error:
@@ -150,7 +156,7 @@ class MMGroundingDino:
                 raise
             problem = f"{len(images)} image(s) did not fit into the memory of {self._device}: {error}"
         else:
-            return [select_boxes(candidates, owners, self._max_boxes, nms_iou) for candidates in found]
+            return [selection.apply(candidates) for candidates in found]
         # Only here, with the first error gone: it would keep alive the tensors of every frame it passed.
         torch.cuda.empty_cache()
         raise OutOfDeviceMemory(problem)

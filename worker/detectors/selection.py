@@ -3,7 +3,7 @@
 Called by `mmgdino.py`. Must not import backend or groundcrew.
 It follows `GroundingDINOHead._predict_by_feat_single` (mmdet 3.3), which fails where there are fewer candidates than
 `max_per_img`, knows one caption only and has no non-maximum suppression.
-Example: `select_boxes(gather_candidates(parts, sample, 0.3), owners, limit=300, nms_iou=0.7)`.
+Example: `Selection((0, 1), (0, 1), limit=300, nms_iou=0.7).apply(gather_candidates(parts, sample, 0.3))`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from worker.detectors.base import Boxes
@@ -48,23 +46,25 @@ def gather_candidates(
     return Candidates(_to_pixels(boxes[order], sample), scores[order], name_ids[order])
 
 
-def select_boxes(candidates: Candidates, owners: NDArray[np.int64], limit: int, nms_iou: float | None) -> Boxes:
-    """The best `limit` candidates, without those that a better one of the same name overlaps.
+@dataclass(frozen=True)
+class Selection:
+    """Which candidates become boxes, and of which prompt."""
 
-    Args:
-        candidates: of one image.
-        owners: (prompts,) name id of each prompt; prompts of one name each get its boxes.
-        limit: most boxes, before suppression and before equal prompts are repeated.
-        nms_iou: largest overlap within one name; None for no suppression.
-    """
-    xyxy, scores, name_ids = candidates.xyxy_px[:limit], candidates.scores[:limit], candidates.name_ids[:limit]
-    keep = torch.ones_like(name_ids, dtype=torch.bool) if nms_iou is None else keep_best(xyxy, name_ids, nms_iou)
-    box, prompt = np.nonzero(name_ids[keep].cpu().numpy()[:, None] == owners[None, :])
-    return Boxes(
-        xyxy_px=xyxy[keep].float().cpu().numpy()[box],
-        scores=scores[keep].float().cpu().numpy()[box],
-        labels=prompt,
-    )
+    name_ids: tuple[int, ...]  #: name of each prompt; prompts of one name each get its boxes
+    groups: tuple[int, ...]  #: group of each prompt; only boxes of one group suppress each other
+    limit: int  #: most boxes, before they are repeated for equal prompts and before suppression
+    nms_iou: float | None  #: largest overlap within a group; None for no suppression
+
+    def apply(self, candidates: Candidates) -> Boxes:
+        """The boxes of one image, the best first."""
+        device = candidates.scores.device
+        name_ids, groups = torch.tensor(self.name_ids, device=device), torch.tensor(self.groups, device=device)
+        row, label = (candidates.name_ids[: self.limit, None] == name_ids).nonzero(as_tuple=True)
+        xyxy, scores = candidates.xyxy_px[row], candidates.scores[row]
+        if self.nms_iou is not None:
+            keep = keep_best(xyxy, groups[label], self.nms_iou)
+            xyxy, scores, label = xyxy[keep], scores[keep], label[keep]
+        return Boxes(xyxy.cpu().numpy(), scores.cpu().numpy(), label.cpu().numpy())
 
 
 def _to_pixels(cxcywh: Tensor, sample: DetDataSample) -> Tensor:

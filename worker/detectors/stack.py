@@ -8,18 +8,20 @@ Example: `from worker.detectors.stack import GroundingDINO, build_detector`.
 import warnings
 from collections.abc import Callable
 
+from mmengine.config import ConfigDict
+from mmengine.registry import DefaultScope
+
 from worker.detectors import deform_attn
 
 deform_attn.install()  # mmdet imports mmcv.ops nearly everywhere
 
-from mmdet.models.detectors import GroundingDINO  # noqa: E402
-from mmdet.models.detectors.grounding_dino import clean_label_name  # noqa: E402
-from mmdet.registry import MODELS, TRANSFORMS  # noqa: E402
-from mmdet.structures import DetDataSample  # noqa: E402
-from mmdet.structures.bbox import bbox_cxcywh_to_xyxy  # noqa: E402
-from mmdet.utils import get_test_pipeline_cfg  # noqa: E402
-from mmengine.config import ConfigDict  # noqa: E402
-from mmengine.registry import DefaultScope  # noqa: E402
+with warnings.catch_warnings(action="ignore"):  # mmdet imports names of mmcv from where they used to be
+    from mmdet.models.detectors import GroundingDINO
+    from mmdet.models.detectors.grounding_dino import clean_label_name
+    from mmdet.registry import MODELS, TRANSFORMS
+    from mmdet.structures import DetDataSample
+    from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
+    from mmdet.utils import get_test_pipeline_cfg
 
 # Said on every first prediction, about code of mmdet and mmcv that is as intended.
 warnings.filterwarnings("ignore", "torch.meshgrid|position encoding of key", UserWarning)
