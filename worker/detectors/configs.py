@@ -76,7 +76,8 @@ def prepare_for_inference(config: Config, lang_model: Path | None) -> Config:
     Raises:
         LangModelMissing: there is no local BERT directory, or it lacks files.
     """
-    prepared = copy.deepcopy(config)
+    prepared = config.copy()  # shallow
+    prepared.model = copy.deepcopy(config.model)
     model = prepared.model
     model.encoder.num_cp = 0  # checkpointing of encoder layers needs fairscale, and only saves memory in training
     _switch_off(model.backbone, with_cp=False, init_cfg=None, pretrained=None)
