@@ -32,6 +32,7 @@ from worker.detectors.selection import Candidates, Selection, gather_candidates
 from worker.detectors.stack import DetDataSample, GroundingDINO, build_detector
 
 CAPTION_SETS_CACHED = 32  #: label configs in use at a time; a set of 256 tokens takes 0.4 MB
+OUT_OF_MEMORY_PHRASES = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 WARM_UP_SHAPE = (480, 640, 3)
 WARM_UP_GREY = 114
 
@@ -149,17 +150,7 @@ class MMGroundingDino:
             limit=self._max_boxes,
             nms_iou=nms_iou,
         )
-        try:
-            found = self._find(images, distinct, score_threshold)
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            problem = f"{len(images)} image(s) did not fit into the memory of {self._device}: {error}"
-        else:
-            return [selection.apply(candidates) for candidates in found]
-        # Only here, with the first error gone: it would keep alive the tensors of every frame it passed.
-        torch.cuda.empty_cache()
-        raise OutOfDeviceMemory(problem)
+        return [selection.apply(candidates) for candidates in self._find(images, distinct, score_threshold)]
 
     def warm_up(self) -> None:
         """Run once on a grey image."""
@@ -170,8 +161,22 @@ class MMGroundingDino:
     def _device(self) -> torch.device:
         return next(self._model.parameters()).device
 
-    @torch.inference_mode()
     def _find(
+        self, images: Sequence[NDArray[np.uint8]], names: tuple[str, ...], score_threshold: float
+    ) -> list[Candidates]:
+        """Candidates of each image; running out of memory gets its own error."""
+        try:
+            return self._look(images, names, score_threshold)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            problem = f"{len(images)} image(s) did not fit into the memory of {self._device}: {error}"
+        # Only here, with the first error gone: it would keep alive the tensors of every frame it passed.
+        torch.cuda.empty_cache()
+        raise OutOfDeviceMemory(problem)
+
+    @torch.inference_mode()
+    def _look(
         self, images: Sequence[NDArray[np.uint8]], names: tuple[str, ...], score_threshold: float
     ) -> list[Candidates]:
         captions = self._encode(names)
@@ -179,10 +184,9 @@ class MMGroundingDino:
         found: dict[int, Candidates] = {}
         for positions in _group_by_size(packed):
             scored = list(self._score([packed[position] for position in positions], captions))
-            samples = [packed[position]["data_samples"] for position in positions]
-            for row, (position, sample) in enumerate(zip(positions, samples, strict=True)):
+            for row, position in enumerate(positions):
                 parts = [(scores[row], boxes[row], ids) for scores, boxes, ids in scored]
-                found[position] = gather_candidates(parts, sample, score_threshold)
+                found[position] = gather_candidates(parts, packed[position]["data_samples"], score_threshold)
         return [found[position] for position in range(len(images))]
 
     def _score(self, group: list[Packed], captions: list[Caption]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -209,8 +213,8 @@ class MMGroundingDino:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch ran out of memory, on a GPU (its own class) or on the CPU (only its message tells)."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    """Whether memory ran out: torch has a class for its GPU allocator; for the CPU and CUDA only the message tells."""
+    return isinstance(error, torch.OutOfMemoryError) or any(phrase in str(error) for phrase in OUT_OF_MEMORY_PHRASES)
 
 
 def _group_by_size(packed: list[Packed]) -> list[list[int]]:
