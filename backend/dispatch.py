@@ -97,9 +97,7 @@ class Dispatcher:
         return [[] for _ in images]
 
     def predict_new(self, project: ProjectModel, images: Sequence[TaskImage], config_id: str) -> None:
-        """Tasks that were just created, with nobody waiting. Without a token they wait until someone opens them."""
-        if not self._settings.can_write_back:
-            return
+        """Tasks that were just created, with nobody waiting."""
         self._check_room(len(images))
         self._predict_later(project, self._fail_unusable(project, images, config_id), config_id)
 

@@ -58,6 +58,7 @@ class Routes:
     def setup(self) -> JsonAnswer:
         setup = read_setup(parse_json(request.get_data()))
         project = self._models.look_up(setup.project_id, setup.label_config)
+        self._models.advise(project)
         if self._watch.redis_answers():
             self._remember(project)
         else:
@@ -87,9 +88,10 @@ class Routes:
             "TASKS_DELETED": self._tasks_deleted,
             "PROJECT_UPDATED": self._project_updated,
         }.get(event.action)
+        outcome = handle(event) if handle else "recorded"
         if event.project_id:
             self._dispatcher.projects.record_event(event.project_id, event.action)
-        return {"action": event.action, "outcome": handle(event) if handle else "recorded"}
+        return {"action": event.action, "outcome": outcome}
 
     def _tasks_created(self, event: Event) -> str:
         project = self._models.look_up(event.project_id, event.label_config)
@@ -107,6 +109,7 @@ class Routes:
 
     def _project_updated(self, event: Event) -> str:
         project = self._models.look_up(event.project_id, event.label_config)
+        self._models.advise(project)
         self._remember(project, event.title)
         return f"version {project.model_version}"
 
@@ -141,5 +144,4 @@ class Routes:
     # -- small steps -----------------------------------------------------------------------------------------------
 
     def _remember(self, project: ProjectModel, title: str = "") -> str:
-        self._models.advise(project)
         return self._dispatcher.remember(project, title=title, prompt_map=self._models.prompt_map)

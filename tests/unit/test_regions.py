@@ -10,7 +10,7 @@ import json
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contract.labels import read_label_config
@@ -130,6 +130,7 @@ coordinates = st.floats(-1e4, 2e4, allow_nan=False)
 sides = st.integers(1, 20_000)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(st.lists(st.tuples(coordinates, coordinates, coordinates, coordinates), max_size=5), sides, sides)
 def test_percent_is_always_inside_the_image(places: list[tuple[float, ...]], width_px: int, height_px: int) -> None:
     # given any boxes / when
@@ -145,6 +146,7 @@ def test_percent_is_always_inside_the_image(places: list[tuple[float, ...]], wid
     json.dumps(regions, allow_nan=False)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(sides, sides, st.floats(0, 0.99), st.floats(0, 0.99), st.floats(0.001, 1), st.floats(0.001, 1))
 def test_percent_turns_back_into_the_same_pixels(
     width_px: int, height_px: int, left: float, top: float, right: float, bottom: float
