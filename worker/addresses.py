@@ -11,11 +11,11 @@ import base64
 import binascii
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, unquote_to_bytes, urlsplit
 
-import requests
+import httpx
 
 from contract.errors import (
     ImageError,
@@ -28,7 +28,6 @@ from contract.errors import (
 from contract.settings import Settings
 
 CLOUD_SCHEMES = ("s3", "gs", "azure-blob", "azure_spi", "gcswif", "s3s")  #: Label Studio has the keys
-CHUNK_BYTES = 256 * 1024
 CONNECT_TIMEOUT_S = 5.0
 
 
@@ -38,6 +37,7 @@ class Fetcher:
 
     settings: Settings
     authorize: Callable[[], Mapping[str, str]]
+    client: httpx.Client = field(default_factory=httpx.Client, repr=False)  #: keeps connections; safe between threads
 
     def fetch(self, address: str, *, task_id: int = 0) -> bytes:
         """The image file behind `address`, at most IMAGE_LIMIT_BYTES, within IMAGE_TIMEOUT_S seconds.
@@ -102,17 +102,18 @@ class Fetcher:
 
     def _download(self, url: str, headers: Mapping[str, str]) -> bytes:
         end = time.monotonic() + self.settings.image_timeout_s
-        timeout = (min(CONNECT_TIMEOUT_S, self.settings.image_timeout_s), self.settings.image_timeout_s)
+        timeout = httpx.Timeout(self.settings.image_timeout_s, connect=CONNECT_TIMEOUT_S)
         try:
-            with requests.get(url, headers=dict(headers), stream=True, timeout=timeout) as response:
+            with self.client.stream("GET", url, headers=headers, timeout=timeout, follow_redirects=True) as response:
                 _check_status(response)
                 return self._read_body(response, end)
-        except requests.RequestException as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise ImageUnavailable(f"{_origin(url)} did not deliver the image: {type(error).__name__}") from None
 
-    def _read_body(self, response: requests.Response, end: float) -> bytes:
+    def _read_body(self, response: httpx.Response, end: float) -> bytes:
+        """Read as the bytes arrive (no fixed chunk, which a dripping server would never fill), watching both limits."""
         body = bytearray()
-        for chunk in response.iter_content(CHUNK_BYTES):
+        for chunk in response.iter_bytes():
             body += chunk
             if len(body) > self.settings.image_limit_bytes:
                 raise self._too_large()
@@ -146,8 +147,8 @@ class Fetcher:
         return headers
 
 
-def _check_status(response: requests.Response) -> None:
-    status, where = response.status_code, _origin(response.url)
+def _check_status(response: httpx.Response) -> None:
+    status, where = response.status_code, _origin(str(response.url))
     if status in (401, 403):
         raise ImageForbidden(f"{where} denies access to the image ({status}); check the token and its rights")
     if status in (404, 410):

@@ -2,7 +2,7 @@
 
 Called by: worker.app, in the writer process. Must not import: torch, Flask.
 kombu pops a message and records it as unacknowledged in a second command; a kill between the two loses
-it (12 kills lost 6 of 12,000). The job's record survives, so one leader compares records with messages and sends again what is missing.
+it (12 kills lost 6 of 12,000). The job's record survives: one leader compares records with messages, and sends again.
 Example: `Reconciler(crew, client).start()`
 """
 

@@ -1,0 +1,40 @@
+"""Label Studio's prediction endpoints as they were found to behave, in memory. Called by: tests/services/test_writer.py.
+
+Nothing is idempotent; the bulk endpoint refuses all for one bad task id and drops invalid items silently.
+"""
+
+from collections.abc import Sequence
+
+from contract.errors import LabelStudioRefused, LabelStudioUnreachable
+from contract.jobs import Prediction
+
+
+class FakePredictionStore:
+    def __init__(self) -> None:
+        self.stored: list[Prediction] = []
+        self.requests: list[int] = []  #: predictions in each POST
+        self.unknown_tasks: set[int] = set()  #: POSTs that name one are refused as a whole
+        self.dropped_tasks: set[int] = set()  #: their predictions are dropped silently
+        self.down = False
+        self.lose_answer = False  #: store, but let the answer get lost once
+
+    def store(self, project_id: int, predictions: Sequence[Prediction]) -> int:
+        self.requests.append(len(predictions))
+        if self.down:
+            raise LabelStudioUnreachable("down")
+        if self.unknown_tasks & {p.task_id for p in predictions}:
+            raise LabelStudioRefused("Label Studio answered 400")
+        kept = [p for p in predictions if p.task_id not in self.dropped_tasks]
+        self.stored += kept
+        if self.lose_answer:
+            self.lose_answer = False
+            raise LabelStudioUnreachable("the answer was lost")
+        return len(kept)
+
+    def holds(self, task_id: int, model_version: str) -> bool:
+        if self.down:
+            raise LabelStudioUnreachable("down")
+        return any(p.task_id == task_id and p.model_version == model_version for p in self.stored)
+
+    def tasks(self) -> list[int]:
+        return sorted(p.task_id for p in self.stored)

@@ -1,0 +1,131 @@
+"""The writer stores each (task, version) once, whatever dies or fails in between. Real Redis, faked Label Studio."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from contract.broker import connect_redis
+from contract.errors import JobCancelled, LabelStudioRefused, LabelStudioUnreachable
+from contract.results import Results
+from contract.settings import read_settings
+from contract.status import JobRecords
+from tests.fakes.jobs import write_job
+from tests.fakes.prediction_store import FakePredictionStore
+from worker.writer import Writer
+
+
+@pytest.fixture
+def client(redis_url):
+    with connect_redis(read_settings({"REDIS_URL": redis_url})) as client:
+        client.flushall()
+        yield client
+
+
+@pytest.fixture
+def store():
+    return FakePredictionStore()
+
+
+@pytest.fixture
+def make_writer(client, store):
+    made = []
+
+    def make():
+        writer = Writer(store, Results(client), JobRecords(client, failed_memory_s=600), limit=128)
+        made.append(writer)
+        return writer
+
+    yield make
+    for writer in made:
+        writer.batcher.close()
+
+
+def write_all(writer, jobs):
+    """What each write ended with: None, or its exception."""
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        return [future.exception(30) for future in [pool.submit(writer.write, job) for job in jobs]]
+
+
+def test_many_predictions_go_in_few_requests(make_writer, store):
+    assert write_all(make_writer(), [write_job(n) for n in range(100)]) == [None] * 100
+    assert store.tasks() == list(range(100))
+    assert len(store.requests) < 50
+
+
+def test_the_same_message_delivered_twice_is_written_once(make_writer, store):
+    writer, job = make_writer(), write_job(1)
+    writer.write(job)
+    writer.write(job)
+    assert store.tasks() == [1]
+
+
+def test_a_second_run_soon_after_looks_before_it_writes(make_writer, store):
+    writer = make_writer()
+    writer.write(write_job(1))
+    writer.write(write_job(1))
+    assert store.tasks() == [1]
+
+
+def test_a_second_run_writes_when_the_prediction_was_deleted(make_writer, store):
+    writer = make_writer()
+    writer.write(write_job(1))
+    store.stored.clear()
+    writer.write(write_job(1))
+    assert store.tasks() == [1]
+
+
+def test_two_writers_at_once_store_one_prediction(make_writer, store):
+    writers, jobs = [make_writer(), make_writer()], [write_job(n) for n in range(50)]
+    with ThreadPoolExecutor(100) as pool:
+        futures = [pool.submit(writer.write, job) for job in jobs for writer in writers]
+        ends = [future.exception(30) for future in futures]
+    assert all(end is None or isinstance(end, LabelStudioUnreachable) for end in ends)
+    assert store.tasks() == list(range(50))
+
+
+def test_after_a_lost_answer_the_retry_does_not_write_again(make_writer, store):
+    writer, job = make_writer(), write_job(1)
+    store.lose_answer = True
+    with pytest.raises(LabelStudioUnreachable):
+        writer.write(job)
+    writer.write(job)
+    assert store.tasks() == [1]
+
+
+def test_label_studio_down_is_worth_a_retry_and_loses_nothing(make_writer, store):
+    writer, job = make_writer(), write_job(1)
+    store.down = True
+    with pytest.raises(LabelStudioUnreachable) as raised:
+        writer.write(job)
+    assert raised.value.retry
+    store.down = False
+    writer.write(job)
+    assert store.tasks() == [1]
+
+
+def test_one_bad_task_spoils_no_other(make_writer, store):
+    store.unknown_tasks = {13}
+    ends = write_all(make_writer(), [write_job(n) for n in range(40)])
+    assert [n for n, end in enumerate(ends) if end is not None] == [13]
+    assert isinstance(ends[13], LabelStudioRefused)
+    assert store.tasks() == [n for n in range(40) if n != 13]
+
+
+def test_what_label_studio_drops_silently_is_noticed_and_named(make_writer, store):
+    store.dropped_tasks = {3}
+    ends = write_all(make_writer(), [write_job(n) for n in range(10)])
+    assert [n for n, end in enumerate(ends) if end is not None] == [3]
+    assert "dropped" in str(ends[3])
+
+
+def test_a_job_told_to_verify_does_not_double_what_label_studio_stored_itself(make_writer, store):
+    store.stored.append(write_job(1).prediction)
+    make_writer().write(write_job(1, verify=True))
+    assert store.tasks() == [1]
+
+
+def test_the_prediction_of_a_deleted_task_is_not_written(make_writer, client, store):
+    JobRecords(client, failed_memory_s=1).mark_deleted(1, [1])
+    with pytest.raises(JobCancelled):
+        make_writer().write(write_job(1))
+    assert store.requests == []
