@@ -76,9 +76,9 @@ class Child:
         """The last lines of the log, for an error message."""
         return "\n".join(self.log_text().splitlines()[-lines:])
 
-    def stop(self, *, grace_s: float = 15.0) -> int:
-        """Asks the whole group to end (SIGTERM), insists after `grace_s` (SIGKILL), and returns the exit code."""
-        self._signal_group(signal.SIGTERM)
+    def stop(self, *, grace_s: float = 15.0, politely: signal.Signals = signal.SIGTERM) -> int:
+        """Asks the whole group to end, insists after `grace_s` (SIGKILL), and returns the leader's exit code."""
+        self._signal_group(politely)
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(grace_s)
         # The leader may be gone while a grandchild still holds the port or the database.

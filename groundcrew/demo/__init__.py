@@ -2,5 +2,9 @@
 
 Called by: groundcrew/cli.py.
 Must not import: backend, worker (they run as `groundcrew up`, in processes of their own).
-Example: from groundcrew.demo.run import run_demo; run_demo(once=True, out_dir=Path("demo/out"))
+Example: exit_code = run_demo(once=True, out_dir=Path("demo/out"))
 """
+
+from groundcrew.demo.run import run_demo
+
+__all__ = ["run_demo"]

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from groundcrew.boxes import Agreement, add_up, box_of_region, compare
-from groundcrew.demo.scenes import DemoImage
+from groundcrew.demo.scenes import PAIRS, DemoImage
 from groundcrew.label_studio import LABEL_STUDIO_VERSION
 from groundcrew.label_studio.client import Prediction
 from groundcrew.pictures import draw_boxes, draw_sheet
@@ -79,7 +79,12 @@ def _agreement(image: DemoImage, prediction: Prediction | None) -> Agreement:
 
 def _draw(images: Sequence[DemoImage], agreements: Sequence[Agreement], report: Report, path: Path) -> None:
     pictures = [
-        draw_boxes(image.picture, [*(box for _, box, _ in found.found), *found.extra], missed=found.missed)
+        draw_boxes(
+            image.picture,
+            [*(box for _, box, _ in found.found), *found.extra],
+            missed=found.missed,
+            labels=[f"{colour} {shape}" for colour, shape in PAIRS],
+        )
         for image, found in zip(images, agreements, strict=True)
     ]
     known = sum(len(image.boxes) for image in images)

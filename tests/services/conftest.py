@@ -5,32 +5,31 @@ Must not import: mocks of any kind.
 Example: def test_connects(label_studio, make_project): label_studio.backends(make_project(LABEL_CONFIG))
 """
 
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 import redis
+from playwright.sync_api import Page, sync_playwright
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
 from groundcrew.child import Child, free_port
+from groundcrew.crew import Crew
 from groundcrew.label_studio.client import LabelStudioClient
 from groundcrew.label_studio.login import make_access_token
 from groundcrew.label_studio.server import ADMIN_EMAIL, ADMIN_PASSWORD, LabelStudioServer
 from groundcrew.label_studio.venv import InstallError
 from tests.fakes.stub_backend import StubBackend
+from tests.services.machine import REPOSITORY, absent
+from tests.services.pages import LabelStudioPages
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-def absent(what: str) -> NoReturn:
-    """A laptop may lack a program; in CI a skipped test would look like a passed one."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(f"{what} is missing, and CI must run these tests")
-    pytest.skip(f"{what} is missing")
+#: No sandbox: CI runs as root. The rest keeps the browser from talking to anyone but Label Studio.
+CHROMIUM_FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -93,6 +92,40 @@ def make_project(label_studio: LabelStudioClient) -> Iterator[Callable[[str], in
     yield make
     for project in made:
         label_studio.delete_project(project)
+
+
+@pytest.fixture(scope="session")
+def crew(
+    tmp_path_factory: pytest.TempPathFactory, label_studio_server: LabelStudioServer, label_studio_token: str
+) -> Iterator[Crew]:
+    """`groundcrew up` with the tiny model, ready to be connected; it writes back to the session's Label Studio."""
+    settings = {"LABEL_STUDIO_URL": label_studio_server.url, "LABEL_STUDIO_API_KEY": label_studio_token}
+    with Crew.start(tmp_path_factory.mktemp("crew"), settings) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def browser_tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    """One tab of a headless Chromium with an empty profile."""
+    program = shutil.which("chromium") or shutil.which("google-chrome") or absent("chromium")
+    with sync_playwright() as playwright:
+        context = playwright.chromium.launch_persistent_context(
+            tmp_path_factory.mktemp("chromium"),
+            executable_path=program,
+            headless=True,
+            args=CHROMIUM_FLAGS,
+            viewport={"width": 1400, "height": 900},
+        )
+        yield context.pages[0]
+        context.close()
+
+
+@pytest.fixture(scope="session")
+def pages(browser_tab: Page, label_studio_server: LabelStudioServer) -> LabelStudioPages:
+    """Label Studio's pages with the administrator signed in."""
+    signed_in = LabelStudioPages(browser_tab, label_studio_server.url, REPOSITORY / "tests" / "out")
+    signed_in.sign_in(ADMIN_EMAIL, ADMIN_PASSWORD)
+    return signed_in
 
 
 @pytest.fixture

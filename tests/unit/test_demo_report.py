@@ -51,7 +51,7 @@ def test_right_boxes_pass(tmp_path):
         "duplicates": 0, "seconds_to_first_box": 1.2, "picture": str(tmp_path / "out" / "overview.png"),
     }  # fmt: skip
     with Image.open(report.picture) as picture:
-        assert picture.width > 3 * 300
+        assert picture.width > 3 * 180
 
 
 def test_a_missing_prediction_fails(tmp_path):

@@ -1,0 +1,31 @@
+"""Waits for what happens in other processes, with a deadline and a message that says what was missing.
+
+Called by: tests/services.
+Must not import: backend, worker.
+Example: wait_for_predictions(label_studio, project, 50)
+"""
+
+import time
+from collections.abc import Callable
+
+from groundcrew.label_studio.client import LabelStudioClient, Prediction
+
+DEADLINE_S = 120.0
+
+
+def wait_until(condition: Callable[[], bool], what: str, explain: Callable[[], str] = lambda: "") -> None:
+    """Fails after DEADLINE_S; `what` ends the sentence "waited ... for", `explain` adds a log, for example."""
+    ends_at = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < ends_at, f"waited {DEADLINE_S:.0f} s for {what}\n{explain()}"
+        time.sleep(0.1)
+
+
+def wait_for_predictions(label_studio: LabelStudioClient, project: int, count: int) -> list[Prediction]:
+    """Returns all stored predictions once `count` tasks of the project hold one."""
+
+    def tasks_with_one() -> int:
+        return len({prediction.task for prediction in label_studio.predictions(project)})
+
+    wait_until(lambda: tasks_with_one() >= count, f"{count} predictions", lambda: f"there are {tasks_with_one()}")
+    return label_studio.predictions(project)
