@@ -80,13 +80,15 @@ def _transport_options(settings: Settings, publish_only: bool) -> dict[str, obje
 
 def connect_redis(settings: Settings) -> redis.Redis:
     """A redis-py client that answers or fails within SOCKET_TIMEOUT_S (blocking reads bring their own limit)."""
+    url = redis_url(settings)
+    tcp_only = {} if url.startswith("unix://") else {"socket_keepalive": True}
     return redis.Redis.from_url(
-        redis_url(settings),
+        url,
         socket_timeout=SOCKET_TIMEOUT_S,
         socket_connect_timeout=SOCKET_TIMEOUT_S,
-        socket_keepalive=True,
         health_check_interval=25,
         decode_responses=True,
+        **tcp_only,
     )
 
 

@@ -73,9 +73,9 @@ class Settings(BaseModel):
     api_host: str = Field("127.0.0.1", description="Address the API listens on")
     api_port: int = Field(9090, ge=0, le=65535, description="Port the API listens on")
     basic_auth_user: str = Field("", description="With BASIC_AUTH_PASS: every route but /health asks for it")
-    basic_auth_pass: SecretStr = SecretStr("")
+    basic_auth_pass: SecretStr = Field(SecretStr(""), description="Password of BASIC_AUTH_USER")
     webhook_secret: SecretStr = Field(SecretStr(""), description="Expected as header X-Groundcrew-Secret or as /webhook/<secret>")
-    log_level: str = Field("INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")
+    log_level: str = Field("INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$", description="DEBUG, INFO, WARNING or ERROR")
 
     @property
     def can_write_back(self) -> bool:

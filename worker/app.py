@@ -12,9 +12,11 @@ import os
 import socket
 import sys
 import threading
+import warnings
 
 import redis
 from celery import Celery
+from celery.exceptions import SecurityWarning
 from celery.signals import worker_ready
 from celery.worker import WorkController
 
@@ -38,6 +40,10 @@ log = logging.getLogger("groundcrew.worker")
 
 STUCK_EXIT_CODE = 75  #: EX_TEMPFAIL: start me again
 WATCH_EVERY_S = 1.0
+
+
+# Celery warns root users because pickled messages run code; ours are JSON only (contract.broker).
+warnings.filterwarnings("ignore", category=SecurityWarning)
 
 
 def run_predict(settings: Settings) -> None:
@@ -86,7 +92,7 @@ def _consume(app: Celery, client: redis.Redis, queues: list[str], threads: int, 
              facts: dict[str, str]) -> None:  # fmt: skip
     """Run until SIGTERM: what runs is finished, what waits goes back."""
     worker = app.Worker(queues=queues, pool_cls="threads", concurrency=threads, hostname=name, loglevel="WARNING",
-                        without_gossip=True, without_mingle=True, task_events=True)  # fmt: skip
+                        without_gossip=True, without_mingle=True, task_events=True, quiet=True)  # fmt: skip
     heartbeat = Heartbeat(client, name, lambda: {"host": socket.gethostname(), "pid": os.getpid(), **facts})
 
     def on_ready(sender: object, **_: object) -> None:

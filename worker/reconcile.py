@@ -34,8 +34,9 @@ SCAN_CHUNK = 1000
 class Reconciler:
     """A thread that does its rounds while it is the leader; any number of processes may run one."""
 
-    def __init__(self, crew: Crew, client: redis.Redis) -> None:
+    def __init__(self, crew: Crew, client: redis.Redis, *, missing_for_s: float = MISSING_FOR_S) -> None:
         self._crew = crew
+        self._missing_for_s = missing_for_s
         self._redis = client
         self._me = secrets.token_hex(8)
         self._stop = threading.Event()
@@ -89,7 +90,7 @@ class Reconciler:
             return 0
         known = set(self._known_ids())
         sent = 0
-        for job_id in self._crew.records.open_jobs(untouched_for_s=MISSING_FOR_S, limit=100_000):
+        for job_id in self._crew.records.open_jobs(untouched_for_s=self._missing_for_s, limit=100_000):
             if job_id not in known:
                 sent += self._send_again(job_id)
         return sent
