@@ -1,7 +1,7 @@
 # Everything a person or CI does with this repository. `make` alone prints the targets.
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-unit test-services check bench clean
+.PHONY: help install demo test test-unit test-slow test-services check bench clean
 
 # Any Python 3.11 or 3.12 will do: make test PYTHON=/path/to/python3.12
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(shell command -v $(name))))
@@ -32,10 +32,13 @@ $(INSTALLED): setup.cfg pyproject.toml
 demo: install ## a real Label Studio whose images get their boxes; ONCE=1 checks them and ends
 	@$(VENV)/bin/groundcrew demo $(if $(ONCE),--once)
 
-test: test-unit test-services ## all tests: first those without services, then those with
+test: test-unit test-slow test-services ## all tests, the quick ones first
 
-test-unit: install ## tests that need no service (tests/unit, tests/flow)
-	$(RUN) pytest tests/unit tests/flow
+test-unit: install ## the quick tests, which need no service (tests/unit, tests/flow)
+	$(RUN) pytest tests/unit tests/flow -m "not slow"
+
+test-slow: install ## tests that need no service but a minute, such as those of the full-size models
+	$(RUN) pytest tests/unit tests/flow -m slow
 
 test-services: install ## tests with a real Redis, Celery, Label Studio and browser (tests/services)
 	$(RUN) pytest tests/services
@@ -45,8 +48,8 @@ check: install ## lint, types and import rules
 	$(RUN) mypy
 	$(VENV)/bin/lint-imports
 
-bench: install ## measure on this machine
-	@$(VENV)/bin/groundcrew bench
+bench: install ## measure the tiny model on this machine: quality on fresh scenes, time an image
+	@$(RUN) groundcrew.zoo.evaluate_tiny
 
 clean: ## remove what runs leave behind, not the virtual environments
 	rm -rf demo/out tests/out build dist .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
