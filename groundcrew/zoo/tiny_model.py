@@ -9,11 +9,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from worker.detectors import deform_attn
-
 if TYPE_CHECKING:
-    from mmdet.models.detectors import GroundingDINO
     from torch import Tensor
+
+    from worker.detectors.stack import GroundingDINO
 
 TINY_SHAPES = Path(__file__).parent / "tiny-shapes"
 Stage = dict[str, float]
@@ -27,15 +26,15 @@ def build_tiny(directory: Path, model_class: type["GroundingDINO"] | None = None
         directory: holds config.py and bert/.
         model_class: a subclass of mmdet's GroundingDINO to build instead of it.
     """
-    deform_attn.install()
-    from mmdet.models.detectors import GroundingDINO
-    from mmengine import Config
-    from mmengine.registry import init_default_scope
+    from mmengine.config import Config
+    from mmengine.registry import DefaultScope
 
-    init_default_scope("mmdet")
+    from worker.detectors.stack import GroundingDINO
+
     settings = dict(Config.fromfile(directory / "config.py").model)
     settings.pop("type")
-    return (model_class or GroundingDINO)(**settings)
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        return (model_class or GroundingDINO)(**settings)
 
 
 def load_tiny(directory: Path = TINY_SHAPES) -> "GroundingDINO":

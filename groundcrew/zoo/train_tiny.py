@@ -14,19 +14,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from mmengine.logging import MMLogger
+from mmengine.structures import InstanceData
 from torch import Tensor
 
 from groundcrew.zoo.stream import Batch, BatchStream
 from groundcrew.zoo.tiny_model import TINY_SHAPES, Stage, build_tiny, read_stages, save_tiny
 from groundcrew.zoo.vocabulary import write_bert
-from worker.detectors import deform_attn
-
-deform_attn.install()
-
-from mmdet.models.detectors import GroundingDINO  # noqa: E402  (needs the ops installed above)
-from mmdet.structures import DetDataSample  # noqa: E402
-from mmengine.logging import MMLogger  # noqa: E402
-from mmengine.structures import InstanceData  # noqa: E402
+from worker.detectors.stack import DetDataSample, GroundingDINO
 
 PEAK_RATE = 4e-4
 LAST_RATE = 0.02  # of the peak
