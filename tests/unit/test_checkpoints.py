@@ -23,8 +23,6 @@ from torch import Tensor, nn
 from contract.errors import CheckpointMismatch, CheckpointRefused
 from worker.detectors.checkpoints import load_strictly, read_state_dict
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:mmengine")
-
 
 class Points(torch.utils.data.Dataset):
     """A data set such as mmdet's: it carries metadata, part of it straight from a config."""

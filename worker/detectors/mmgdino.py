@@ -59,8 +59,7 @@ def load(source: ModelSource, device: str, threads: int | None = None) -> MMGrou
         _draw_random_weights(model)
     else:
         load_strictly(model, weights)
-    # In full precision, whatever the files of the checkpoint and of the language model hold.
-    return MMGroundingDino(model.float().to(target), Preprocessor(config))
+    return MMGroundingDino(model.to(target), Preprocessor(config))
 
 
 def choose_device(name: str) -> torch.device:
