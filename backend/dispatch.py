@@ -63,13 +63,13 @@ class PredictionLate(GroundcrewError):
 class Dispatcher:
     """Sends jobs over one Redis and waits for some of them."""
 
-    def __init__(self, settings: Settings, *, seats: int = SEATS) -> None:
+    def __init__(self, settings: Settings, *, seats: int = SEATS, results: Results | None = None) -> None:
         self._settings = settings
         self._redis = connect_redis(settings)
         self._app = make_celery(settings, publish_only=True)
         self._seats = threading.BoundedSemaphore(seats)
         self.records = JobRecords(self._redis, failed_memory_s=settings.failed_memory_s)
-        self.results = Results(self._redis)
+        self.results = results or Results(self._redis)
         self.projects = Projects(self._redis)
 
     # -- projects --------------------------------------------------------------------------------------------------

@@ -90,6 +90,12 @@ class HandWorker:
         found = queue_depths(self.redis, self._shards)
         return {"write": 0} | {name: depth for name, depth in found.items() if depth}
 
+    def wait_for_waiters(self, count: int) -> None:
+        """Until so many requests wait for a result in Redis."""
+        end = time.monotonic() + PATIENCE_S
+        while self.redis.info("clients")["blocked_clients"] < count:
+            assert time.monotonic() < end, f"fewer than {count} requests wait"
+
     def waiting(self) -> int:
         """Waiting messages of all queues."""
         return sum(self.depths().values())

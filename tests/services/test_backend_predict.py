@@ -19,8 +19,9 @@ from backend.dispatch import Dispatcher
 from backend.models import ModelCards
 from backend.payloads import TaskImage
 from contract.errors import ImageNotFound, ImageUnavailable, QueueFull
-from contract.jobs import EXPAND_QUEUE, INTERACTIVE_QUEUE, PredictJob
+from contract.jobs import EXPAND_QUEUE, INTERACTIVE_QUEUE, Prediction, PredictJob
 from contract.prompts import read_interactive
+from contract.results import Results
 from contract.settings import Settings, read_settings
 from tests.fakes.hand_worker import HandWorker
 from tests.fakes.recorded import recorded, tasks_like
@@ -79,6 +80,19 @@ def batch(count: int) -> dict[str, Any]:
 
 def state(settings: Settings, job: PredictJob) -> Any:
     return api(settings).get(f"/jobs/{job.id}").json["state"]
+
+
+class ResultsThatComeLate(Results):
+    """A worker finishes right after the wait has ended, before the request claims the delivery."""
+
+    def __init__(self, worker: HandWorker) -> None:
+        super().__init__(worker.redis)
+        self._worker = worker
+        self.job: PredictJob | None = None
+
+    def wait(self, job: PredictJob, deadline_s: float) -> Prediction | None:
+        self.job = self._worker.run(self._worker.take(INTERACTIVE_QUEUE))
+        return None
 
 
 # -- many tasks ------------------------------------------------------------------------------------------------------
@@ -228,6 +242,39 @@ def test_api_and_writer_never_both_deliver_and_never_neither(
         assert len(written) == (0 if answered else 1), f"round {round_number}"
 
 
+def test_boxes_that_come_as_the_wait_ends_are_written(make_settings: MakeSettings, worker: HandWorker) -> None:
+    # given a worker that is done just after the request has stopped waiting, and has seen no claim
+    settings = make_settings(TOKEN)
+    results = ResultsThatComeLate(worker)
+    dispatcher = Dispatcher(settings, results=results)
+    project = ModelCards(settings).look_up(1, OPENED["label_config"])
+
+    # when
+    answers = dispatcher.predict(project, [TaskImage(1, "a.png")], "config")
+
+    # then the request hands them to the writer
+    assert answers == [[]]
+    assert [write.id for write in worker.written()] == [results.job.id]
+
+
+def test_two_people_who_open_a_task_get_its_boxes_once(
+    make_settings: MakeSettings, worker: HandWorker, pool: ThreadPoolExecutor
+) -> None:
+    # given two requests that wait for the same job
+    settings = make_settings(TOKEN, {"PREDICT_WAIT_S": "3"})
+    both = [pool.submit(ask, settings, OPENED) for _ in range(2)]
+    messages = [worker.take(INTERACTIVE_QUEUE) for _ in both]
+
+    # when a worker runs it
+    for message in messages:
+        worker.run(message)
+
+    # then Label Studio stores one of the two answers
+    found = [answer.result().json["results"] != [[]] for answer in both]
+    assert sorted(found) == [False, True]
+    assert worker.written() == []
+
+
 def test_an_opened_task_overtakes_the_bulk_queue_and_runs_once(
     make_settings: MakeSettings, worker: HandWorker, pool: ThreadPoolExecutor
 ) -> None:
@@ -317,10 +364,24 @@ def test_without_a_token_a_second_request_joins_the_first(
 
     # when it is asked for again, and a worker comes
     waiting: Answer = pool.submit(ask, make_settings(LONG), OPENED)
+    worker.wait_for_waiters(1)
     worker.run(worker.take())
 
     # then that request gets the boxes of the one job
     assert waiting.result().json["results"][0]["model_version"] == VERSION
+    assert worker.waiting() == 0
+
+
+def test_without_a_token_a_task_listed_twice_is_answered_twice(
+    make_settings: MakeSettings, worker: HandWorker, pool: ThreadPoolExecutor
+) -> None:
+    # given / when
+    waiting: Answer = pool.submit(ask, make_settings(LONG), OPENED | {"tasks": OPENED["tasks"] * 2})
+    worker.run(worker.take())
+
+    # then
+    first, second = waiting.result().json["results"]
+    assert first == second
     assert worker.waiting() == 0
 
 
