@@ -9,8 +9,8 @@ import json
 import os
 import signal
 import sys
-import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 from PIL import Image
@@ -19,6 +19,9 @@ from groundcrew.child import Child, bare_environment
 from groundcrew.crew import STOP_GRACE_S
 from tests.services.machine import REPOSITORY
 from tests.services.waiting import wait_until
+
+#: A busy machine with two cores needs more than a minute.
+DEADLINE_S = 240.0
 
 
 def start_demo(folder: Path, *flags: str) -> Child:
@@ -29,6 +32,11 @@ def start_demo(folder: Path, *flags: str) -> Child:
         cwd=REPOSITORY,
         log_path=folder / "demo.log",
     )
+
+
+def wait_for(demo: Child, condition: Callable[[], bool]) -> None:
+    """Returns when the demo has got there, or has ended."""
+    wait_until(lambda: condition() or demo.exit_code is not None, "the demo", demo.log_tail, deadline_s=DEADLINE_S)
 
 
 def left_running(folder: Path) -> list[str]:
@@ -47,7 +55,7 @@ def left_running(folder: Path) -> list[str]:
 
 def test_once_labels_every_image_and_says_so_in_its_last_line(label_studio_server, tmp_path):
     demo = start_demo(tmp_path, "--once")
-    wait_until(lambda: demo.exit_code is not None, "the demo to end", demo.log_tail)
+    wait_for(demo, lambda: False)
 
     assert demo.exit_code == 0, demo.log_tail(40)
     report = json.loads(demo.log_text().splitlines()[-1])
@@ -61,7 +69,7 @@ def test_once_labels_every_image_and_says_so_in_its_last_line(label_studio_serve
 
 def test_ctrl_c_ends_a_demo_that_stays_up_and_leaves_nothing_running(label_studio_server, tmp_path):
     demo = start_demo(tmp_path)
-    wait_until(lambda: "Ctrl-C" in demo.log_text() or demo.exit_code is not None, "the demo to be up", demo.log_tail)
+    wait_for(demo, lambda: "Ctrl-C" in demo.log_text())
     url = next(word for word in demo.log_text().split() if word.startswith("http://"))
     assert urllib.request.urlopen(f"{url}/health", timeout=10).status == 200
     assert "password" in demo.log_text()
@@ -69,4 +77,13 @@ def test_ctrl_c_ends_a_demo_that_stays_up_and_leaves_nothing_running(label_studi
     exit_code = demo.stop(politely=signal.SIGINT, grace_s=STOP_GRACE_S)
 
     assert exit_code == 0, demo.log_tail(40)
+    assert left_running(tmp_path) == []
+
+
+def test_a_demo_that_is_ended_while_it_starts_leaves_nothing_running(label_studio_server, tmp_path):
+    demo = start_demo(tmp_path)
+    wait_for(demo, lambda: "2/5" in demo.log_text())
+
+    demo.stop(politely=signal.SIGTERM, grace_s=STOP_GRACE_S)
+
     assert left_running(tmp_path) == []

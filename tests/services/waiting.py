@@ -13,11 +13,17 @@ from groundcrew.label_studio.client import LabelStudioClient, Prediction
 DEADLINE_S = 120.0
 
 
-def wait_until(condition: Callable[[], bool], what: str, explain: Callable[[], str] = lambda: "") -> None:
-    """Fails after DEADLINE_S; `what` ends the sentence "waited ... for", `explain` adds a log, for example."""
-    ends_at = time.monotonic() + DEADLINE_S
+def wait_until(
+    condition: Callable[[], bool],
+    what: str,
+    explain: Callable[[], str] = lambda: "",
+    *,
+    deadline_s: float = DEADLINE_S,
+) -> None:
+    """Fails after `deadline_s`; `what` ends the sentence "waited ... for", `explain` adds a log, for example."""
+    ends_at = time.monotonic() + deadline_s
     while not condition():
-        assert time.monotonic() < ends_at, f"waited {DEADLINE_S:.0f} s for {what}\n{explain()}"
+        assert time.monotonic() < ends_at, f"waited {deadline_s:.0f} s for {what}\n{explain()}"
         time.sleep(0.1)
 
 
