@@ -11,10 +11,11 @@ import logging
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 
-from contract.errors import GroundcrewError
+from contract.errors import GroundcrewError, SettingsError
 from contract.settings import Settings, read_settings
 from groundcrew.options import settings_options
 
@@ -63,7 +64,12 @@ def doctor(as_json: bool, **flags: Any) -> None:
     """Check Redis, Label Studio, token, model and device; each problem comes with its remedy."""
     from groundcrew.doctor import run_doctor
 
-    sys.exit(run_doctor(_settings_of_running_crew(flags), as_json=as_json))
+    settings: Settings | SettingsError
+    try:
+        settings = _settings_of_running_crew(flags)
+    except SettingsError as error:  # a finding like any other
+        settings = error
+    sys.exit(run_doctor(settings, as_json=as_json))
 
 
 @cli.command()
@@ -91,14 +97,18 @@ def jobs(job_id: str | None, project_id: int | None, **flags: Any) -> None:
 
 
 def _settings_of_running_crew(flags: dict[str, Any]) -> Settings:
-    """Settings that point at the Redis of `groundcrew up` in this directory, unless another one is named."""
+    """Settings that point at the Redis and the API of `groundcrew up` in this directory, unless others are named."""
     from groundcrew.up import STATE_FILE
 
     settings = read_settings(**flags)
-    if not settings.redis_url and STATE_FILE.exists():
-        state = json.loads(STATE_FILE.read_text(encoding="utf-8"))
-        return settings.model_copy(update={"redis_url": state["redis_url"]})
-    return settings
+    if settings.redis_url or not STATE_FILE.exists():
+        return settings
+    state = json.loads(STATE_FILE.read_text(encoding="utf-8"))
+    api = urlsplit(state["api_url"])
+    found = {"redis_url": state["redis_url"], "api_host": api.hostname, "api_port": api.port}
+    return settings.model_copy(
+        update={name: value for name, value in found.items() if name not in settings.model_fields_set}
+    )
 
 
 def _say(sentence: str) -> None:

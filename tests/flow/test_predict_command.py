@@ -26,6 +26,8 @@ from tests.fakes.colour_detector import ColourDetector
 #: Any model will do where the detector is a fake; the files are never read.
 SETTINGS = read_settings({}, config_file="colours.py", checkpoint_file="colours-0123abcd.pth")
 RED_AT_PX = (30, 20, 70, 80)  # left, top, right, bottom
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:mmcv")
+
 EXIF_ORIENTATION = 0x0112
 TURNED_RIGHT = 6  # "the first row is the right side": shown, the stored image is turned clockwise by 90 degrees
 
