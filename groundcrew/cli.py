@@ -87,13 +87,17 @@ def predict(images: tuple[Path, ...], prompt: str, out_dir: Path, **flags: Any) 
 @cli.command()
 @click.argument("job_id", required=False)
 @click.option("--project", "project_id", type=int, help="Only this Label Studio project")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of tables")
 @settings_options
-def jobs(job_id: str | None, project_id: int | None, **flags: Any) -> None:
-    """What is queued, running, done and failed; or one job with its reason. Prints JSON."""
-    from groundcrew.jobs import show_jobs
+def jobs(job_id: str | None, project_id: int | None, as_json: bool, **flags: Any) -> None:
+    """What is queued, running, done and failed; or one job with its reason."""
+    from groundcrew.jobs import print_jobs, show_jobs
 
     found = show_jobs(_settings_of_running_crew(flags), job_id, project_id)
-    click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+    if as_json:
+        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+    else:
+        print_jobs(found)
 
 
 def _settings_of_running_crew(flags: dict[str, Any]) -> Settings:

@@ -38,7 +38,8 @@ def _no_redis(patient: Patient, shown: str) -> Check:
     reason = _reason(patient)
     if "auth" in reason.lower() or "password" in reason.lower():
         return problem("redis", f"Redis at {shown} refuses us: {reason}", "Put user and password into REDIS_URL.")
-    return problem("redis", f"nothing answers at {shown} ({reason})", "Start Redis, or correct REDIS_URL.")
+    return problem("redis", f"nothing answers at {shown} ({reason})",
+                   "Start Redis, or `groundcrew up`, which brings its own; or correct REDIS_URL.")  # fmt: skip
 
 
 def _reason(patient: Patient) -> str:

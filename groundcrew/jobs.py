@@ -1,0 +1,117 @@
+"""`groundcrew jobs`: how many jobs each project has in which state, what failed and why, what waits, who is alive.
+
+Called by: groundcrew.cli. Must not import: backend, worker.
+Example: `print_jobs(show_jobs(settings, None, project_id=1))`
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import redis
+from rich.console import Console
+from rich.table import Table
+
+from contract.broker import connect_redis, queue_depths
+from contract.delayed import Delayed
+from contract.errors import BrokerUnavailable
+from contract.heartbeats import alive
+from contract.projects import Projects
+from contract.settings import Settings
+from contract.status import STATES, JobRecords
+
+MOST_FAILURES = 20
+
+Json = dict[str, Any]
+
+
+def show_jobs(settings: Settings, job_id: str | None, project_id: int | None) -> Json:
+    """One job's record, or the overview: projects, failures (newest first), queues, delayed, processes.
+
+    Args:
+        job_id: of one job, such as "p1-t7-3fa2c19b".
+        project_id: only this Label Studio project.
+
+    Raises:
+        UnknownJob, BrokerUnavailable.
+    """
+    try:
+        with connect_redis(settings) as client:
+            records = JobRecords(client, failed_memory_s=settings.failed_memory_s)
+            return records.get(job_id) if job_id else _overview(client, records, settings, project_id)
+    except redis.RedisError as error:
+        raise BrokerUnavailable from error
+
+
+def _overview(client: redis.Redis, records: JobRecords, settings: Settings, project_id: int | None) -> Json:
+    titles = {facts.project_id: facts.title for facts in Projects(client).list()}
+    chosen = [project_id] if project_id is not None else sorted({*titles, *records.projects()})
+    failures = [row for number in chosen for row in records.recent_failures(number, MOST_FAILURES)]
+    return {
+        "projects": [
+            {"project_id": number, "title": titles.get(number, ""), **records.counts(number)} for number in chosen
+        ],
+        "failures": sorted(failures, key=_changed_s, reverse=True)[:MOST_FAILURES],
+        "queues": queue_depths(client, settings.queue_shards),
+        "delayed": Delayed(client).count(),
+        "processes": alive(client),
+    }
+
+
+def _changed_s(row: Mapping[str, object]) -> float:
+    return float(str(row["updated_s"]))
+
+
+def print_jobs(found: Mapping[str, Any]) -> None:
+    """What show_jobs found, as tables."""
+    console = Console(highlight=False)
+    if "projects" not in found:
+        console.print(_job_table(found))
+        return
+    console.print(_project_table(found["projects"]))
+    if found["failures"]:
+        console.print(_failure_table(found["failures"]))
+    console.print(f"Waiting: {_queues(found)}", markup=False, soft_wrap=True)
+    names = ", ".join(str(process["name"]) for process in found["processes"])
+    console.print(f"Alive: {names or 'nobody; start `groundcrew up`'}", markup=False, soft_wrap=True)
+
+
+def _project_table(projects: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table("Project", *(state.capitalize() for state in STATES), title="Jobs", title_justify="left")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in projects:
+        name = f"{row['project_id']} {row['title']}".strip()
+        table.add_row(_plain(name), *(str(row[state]) for state in STATES))
+    return table
+
+
+def _failure_table(failures: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table("Job", "Task", "When", "Reason", title="Latest failures", title_justify="left")
+    for row in failures:
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(_changed_s(row)))
+        reason = f"{row.get('code', '')}: {row.get('reason', '')}"
+        table.add_row(_plain(row["id"]), str(row["task_id"]), when, _plain(reason))
+    return table
+
+
+def _job_table(job: Mapping[str, Any]) -> Table:
+    table = Table(show_header=False, title=f"Job {_plain(job['id'])}", title_justify="left")
+    for name, value in job.items():
+        shown = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value)) if name == "updated_s" else value
+        table.add_row(name.removesuffix("_s"), _plain(shown))
+    return table
+
+
+def _queues(found: Mapping[str, Any]) -> str:
+    waiting = [f"{name} {depth}" for name, depth in found["queues"].items() if depth]
+    if found["delayed"]:
+        waiting.append(f"{found['delayed']} for their next try")
+    return ", ".join(waiting) or "nothing"
+
+
+def _plain(value: object) -> str:
+    """Text in which square brackets mean nothing to rich."""
+    return str(value).replace("[", r"\[")
