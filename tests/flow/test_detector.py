@@ -40,7 +40,7 @@ ODD_NAMES = (
     *("U.S. flag", "circle?", "(circle)", "circle (round)", "a_b__c", "3.5", "!!", ")(", "..a..", "a . b"),
     *("红绿灯", "🔴", "réd çircle", "  red \n\t circle  ", "x" * 150, "a [SEP] b", "[CLS]", "[PAD]"),
 )
-SIZES_PX = [(256, 256), (300, 420), (480, 320), (256, 256), (96, 200), (480, 320)]
+SIZES_PX = [(256, 256), (300, 420), (256, 256), (96, 200)]
 
 Image = NDArray[np.uint8]
 
