@@ -13,6 +13,7 @@ import socket
 import sys
 import threading
 import warnings
+from dataclasses import replace
 
 import redis
 from celery import Celery
@@ -57,8 +58,9 @@ def run_predict(settings: Settings) -> None:
     records = JobRecords(client, failed_memory_s=settings.failed_memory_s)
     fetcher = Fetcher(settings, LabelStudio(settings).authorization)
     predictor = Predictor(records, fetcher, models, registry, settings.image_limit_px)
-    register(_crew(app, client, records, settings, name, predictor=predictor))
-    urgent = _start_urgent_consumer(app, settings)
+    crew = _crew(app, client, records, settings, name, predictor=predictor)
+    register(crew)
+    urgent = _start_urgent_consumer(crew, settings)
     try:
         facts = {"role": "predict", "device": settings.device, "model": registry.base.ref}
         _consume(app, client, bulk_queues(settings.queue_shards), settings.worker_threads, name, facts)
@@ -107,11 +109,14 @@ def _consume(app: Celery, client: redis.Redis, queues: list[str], threads: int, 
         heartbeat.stop()
 
 
-def _start_urgent_consumer(app: Celery, settings: Settings) -> WorkController:
+def _start_urgent_consumer(crew: Crew, settings: Settings) -> WorkController:
     """A consumer of its own for urgent jobs: with all bulk slots taken an urgent job took 1.16 s instead of 0.07 s.
 
-    Celery's event loop is one a process and belongs to the main consumer; this one polls (use_eventloop=False).
+    It has a Celery app of its own, because the queues to consume are a property of the app. Celery's event loop is one
+    a process and belongs to the main consumer; this one polls (use_eventloop=False).
     """
+    app = make_celery(settings)
+    register(replace(crew, app=app))
     worker = WorkController(app=app, queues=[INTERACTIVE_QUEUE], pool_cls="threads", use_eventloop=False,
                             concurrency=settings.interactive_threads, hostname=_name("urgent"),
                             without_gossip=True, without_mingle=True, task_events=True)  # fmt: skip

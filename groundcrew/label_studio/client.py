@@ -115,7 +115,7 @@ class LabelStudioClient:
 
     def image_names(self, project: int) -> dict[int, str]:
         """Task id -> name of its uploaded file, without the prefix that Label Studio puts before it."""
-        tasks = self._get("/api/tasks", project=project, page_size=-1)["tasks"]
+        tasks = self._get("/api/tasks", project=project, page_size=100_000)["tasks"]
         return {task["id"]: _uploaded_name(task["data"]["image"]) for task in tasks}
 
     def retrieve_predictions(self, project: int, tasks: Sequence[int] | None = None) -> None:
