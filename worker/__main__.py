@@ -23,6 +23,8 @@ def main(arguments: list[str]) -> int:
     try:
         settings = read_settings()
         logging.basicConfig(level=settings.log_level, format=f"%(asctime)s {arguments[0]:<7} %(levelname)s %(message)s")
+        logging.getLogger("celery").setLevel("WARNING")  # two lines a job otherwise; ours say more
+        logging.getLogger("httpx").setLevel("WARNING")
         ROLES[arguments[0]](settings)
     except GroundcrewError as error:
         print(f"{error.code}: {error.message}", file=sys.stderr)

@@ -18,7 +18,7 @@ from dataclasses import replace
 import redis
 from celery import Celery
 from celery.exceptions import SecurityWarning
-from celery.signals import worker_ready
+from celery.signals import setup_logging, worker_ready
 from celery.worker import WorkController
 
 from contract.broker import connect_redis, make_celery
@@ -41,10 +41,13 @@ log = logging.getLogger("groundcrew.worker")
 
 STUCK_EXIT_CODE = 75  #: EX_TEMPFAIL: start me again
 WATCH_EVERY_S = 1.0
+URGENT_GRACE_S = 20.0
 
 
 # Celery warns root users because pickled messages run code; ours are JSON only (contract.broker).
 warnings.filterwarnings("ignore", category=SecurityWarning)
+# With a receiver here Celery leaves logging as worker/__main__.py set it up.
+setup_logging.connect(lambda **_: None, weak=False)
 
 
 def run_predict(settings: Settings) -> None:
@@ -65,7 +68,8 @@ def run_predict(settings: Settings) -> None:
         facts = {"role": "predict", "device": settings.device, "model": registry.base.ref}
         _consume(app, client, bulk_queues(settings.queue_shards), settings.worker_threads, name, facts)
     finally:
-        urgent.stop()
+        # SIGTERM stops every consumer of the process (celery.worker.state); this one finishes its job in its own thread
+        urgent.join(URGENT_GRACE_S)
 
 
 def run_write(settings: Settings) -> None:
@@ -93,7 +97,7 @@ def _crew(app: Celery, client: redis.Redis, records: JobRecords, settings: Setti
 def _consume(app: Celery, client: redis.Redis, queues: list[str], threads: int, name: str,
              facts: dict[str, str]) -> None:  # fmt: skip
     """Run until SIGTERM: what runs is finished, what waits goes back."""
-    worker = app.Worker(queues=queues, pool_cls="threads", concurrency=threads, hostname=name, loglevel="WARNING",
+    worker = app.Worker(queues=queues, pool_cls="threads", concurrency=threads, hostname=name,
                         without_gossip=True, without_mingle=True, task_events=True, quiet=True)  # fmt: skip
     heartbeat = Heartbeat(client, name, lambda: {"host": socket.gethostname(), "pid": os.getpid(), **facts})
 
@@ -109,7 +113,7 @@ def _consume(app: Celery, client: redis.Redis, queues: list[str], threads: int, 
         heartbeat.stop()
 
 
-def _start_urgent_consumer(crew: Crew, settings: Settings) -> WorkController:
+def _start_urgent_consumer(crew: Crew, settings: Settings) -> threading.Thread:
     """A consumer of its own for urgent jobs: with all bulk slots taken an urgent job took 1.16 s instead of 0.07 s.
 
     It has a Celery app of its own, because the queues to consume are a property of the app. Celery's event loop is one
@@ -120,8 +124,9 @@ def _start_urgent_consumer(crew: Crew, settings: Settings) -> WorkController:
     worker = WorkController(app=app, queues=[INTERACTIVE_QUEUE], pool_cls="threads", use_eventloop=False,
                             concurrency=settings.interactive_threads, hostname=_name("urgent"),
                             without_gossip=True, without_mingle=True, task_events=True)  # fmt: skip
-    threading.Thread(target=worker.start, name="urgent-consumer", daemon=True).start()
-    return worker
+    thread = threading.Thread(target=worker.start, name="urgent-consumer", daemon=True)
+    thread.start()
+    return thread
 
 
 def _watch(models: Models, settings: Settings) -> None:
