@@ -36,7 +36,7 @@ class Crew:
 
     def __init__(self, child: Child, folder: Path, url: str) -> None:
         self._child = child
-        self._folder = folder
+        self.folder = folder  #: its working directory, where `doctor` and `jobs` find it
         self.url = url
 
     @classmethod
@@ -93,7 +93,7 @@ class Crew:
 
     def _roles(self) -> set[object]:
         """What its living processes do; empty before they beat for the first time."""
-        state_file = self._folder / ".groundcrew" / "up.json"
+        state_file = self.folder / ".groundcrew" / "up.json"
         if not state_file.exists():
             return set()
         state = json.loads(state_file.read_text(encoding="utf-8"))
