@@ -17,7 +17,8 @@ from contextlib import contextmanager
 from backend.models import ProjectModel
 from backend.payloads import TaskImage
 from contract.broker import connect_redis, make_celery, send
-from contract.errors import GroundcrewError, QueueFull, UnknownJob
+from contract.delayed import Delayed
+from contract.errors import GroundcrewError, PredictionFailed, PredictionLate, QueueFull, UnknownJob
 from contract.jobs import (
     Asked,
     Delivery,
@@ -42,22 +43,8 @@ Answer = Mapping[str, object] | list[object]  #: one entry of /predict's `result
 
 SEATS = 24  #: requests that may wait at a time: below the API's 32 threads, so that /health always finds one
 DIRECT_TASKS = 20  #: up to so many jobs are sent by the request itself, about 1 ms each; more are left to a worker
+EXPAND_AGAIN_S = 60.0  #: when many tasks are still not expanded after this time, their message was lost
 FULL_MEMORY = 0.8  #: of Redis's maxmemory; beyond it Redis kills workers, so new jobs are refused first
-
-
-class PredictionFailed(GroundcrewError):
-    """The boxes of this image could not be found."""
-
-    code = "prediction_failed"
-    http_status = 502
-
-
-class PredictionLate(GroundcrewError):
-    """No worker found the boxes in time: check that one runs, then ask again."""
-
-    code = "prediction_late"
-    http_status = 504
-    retry = True
 
 
 class Dispatcher:
@@ -71,6 +58,7 @@ class Dispatcher:
         self.records = JobRecords(self._redis, failed_memory_s=settings.failed_memory_s)
         self.results = results or Results(self._redis)
         self.projects = Projects(self._redis)
+        self._delayed = Delayed(self._redis)
 
     # -- projects --------------------------------------------------------------------------------------------------
 
@@ -91,15 +79,16 @@ class Dispatcher:
         usable = self._fail_unusable(project, images, config_id)
         if not self._settings.can_write_back:
             return self._predict_sync(project, images, usable, config_id)
-        if len(images) == 1:
+        if len(images) == len(usable) == 1:
             return [self._predict_now(self._job(project, usable[0], config_id, "claim"))]
-        self._predict_later(project, usable, config_id)
+        self._predict_later(project, usable, config_id, "write")
         return [[] for _ in images]
 
     def predict_new(self, project: ProjectModel, images: Sequence[TaskImage], config_id: str) -> None:
-        """Tasks that were just created, with nobody waiting."""
+        """Tasks that were just created, with nobody waiting. Without a token boxes are kept until asked for."""
         self._check_room(len(images))
-        self._predict_later(project, self._fail_unusable(project, images, config_id), config_id)
+        delivery: Delivery = "write" if self._settings.can_write_back else "hold"
+        self._predict_later(project, self._fail_unusable(project, images, config_id), config_id, delivery)
 
     def interactive(
         self, project: ProjectModel, image: TaskImage, config_id: str, prompt: InteractivePrompt
@@ -164,15 +153,19 @@ class Dispatcher:
 
     # -- many tasks ------------------------------------------------------------------------------------------------
 
-    def _predict_later(self, project: ProjectModel, images: Sequence[TaskImage], config_id: str) -> None:
+    def _predict_later(
+        self, project: ProjectModel, images: Sequence[TaskImage], config_id: str, delivery: Delivery
+    ) -> None:
         if len(images) <= DIRECT_TASKS:
-            self._send(*self.records.admit(self._jobs(project, images, config_id, "write")))
+            self._send(*self.records.admit(self._jobs(project, images, config_id, delivery)))
             return
         tasks = tuple(NewTask(task_id=image.task_id, image=image.image) for image in images)
         expand = ExpandJob(
             project_id=project.project_id, tasks=tasks, config_id=config_id,
-            model=project.model, model_version=project.model_version,
+            model=project.model, model_version=project.model_version, delivery=delivery,
         )  # fmt: skip
+        # These tasks have no records yet that a reconciler could miss, so a copy of the message stands by.
+        self._delayed.add(expand, after_s=EXPAND_AGAIN_S)
         self._send(expand)
 
     # -- without a token -------------------------------------------------------------------------------------------
@@ -181,15 +174,22 @@ class Dispatcher:
         self, project: ProjectModel, images: Sequence[TaskImage], usable: Sequence[TaskImage], config_id: str
     ) -> list[Answer]:
         """What is ready within sync_wait_s. The rest is kept in Redis until it is asked for again."""
-        jobs = self._jobs(project, usable, config_id, "hold")
+        jobs = self._jobs(project, usable, config_id, "hold", hurry=len(usable) == 1)
         held = self.results.get_many(jobs)
         found = {job.task_id: prediction for job, prediction in zip(jobs, held, strict=True) if prediction}
-        missing = [job for job in jobs if job.task_id not in found]
-        self._send(*(admitted := self.records.admit(missing)))
-        new = {job.id for job in admitted}
-        runs = [job if job.id in new else self._under_way(job, states=OPEN) for job in missing]
-        found |= self._wait_for_all([run for run in runs if run is not None])
+        runs = self._admit_or_join_all([job for job in jobs if job.task_id not in found])
+        found |= self._wait_for_all(runs)
         return [found[image.task_id].to_label_studio() if image.task_id in found else [] for image in images]
+
+    def _admit_or_join_all(self, jobs: Sequence[PredictJob]) -> list[PredictJob]:
+        """The runs to wait for: new ones, and those under way; where someone hurries, the bulk queue is overtaken."""
+        admitted = self.records.admit(jobs)
+        self._send(*admitted)
+        new = {job.id for job in admitted}
+        joined = [run for job in jobs if job.id not in new and (run := self._under_way(job, states=OPEN))]
+        if joined and jobs[0].hurry and not joined[0].urgent:
+            self._send(joined[0].model_copy(update={"hurry": True}))
+        return [*admitted, *joined]
 
     def _wait_for_all(self, jobs: Sequence[PredictJob]) -> dict[int, Prediction]:
         with self._seat() as seated:
@@ -199,18 +199,26 @@ class Dispatcher:
 
     # -- small steps -----------------------------------------------------------------------------------------------
 
-    def _job(self, project: ProjectModel, image: TaskImage, config_id: str, delivery: Delivery) -> PredictJob:
+    def _job(
+        self, project: ProjectModel, image: TaskImage, config_id: str, delivery: Delivery, *, hurry: bool = False
+    ) -> PredictJob:
         return PredictJob(
             project_id=project.project_id, task_id=image.task_id, image=image.image, config_id=config_id,
-            model=project.model, model_version=project.model_version, delivery=delivery,
+            model=project.model, model_version=project.model_version, delivery=delivery, hurry=hurry,
             id=job_id(project.project_id, image.task_id, project.model_version),
         )  # fmt: skip
 
     def _jobs(
-        self, project: ProjectModel, images: Sequence[TaskImage], config_id: str, delivery: Delivery
+        self,
+        project: ProjectModel,
+        images: Sequence[TaskImage],
+        config_id: str,
+        delivery: Delivery,
+        *,
+        hurry: bool = False,
     ) -> list[PredictJob]:
         """One job a task, even where a task is listed twice."""
-        jobs = [self._job(project, image, config_id, delivery) for image in images]
+        jobs = [self._job(project, image, config_id, delivery, hurry=hurry) for image in images]
         return list({job.id: job for job in jobs}.values())
 
     def _fail_unusable(self, project: ProjectModel, images: Sequence[TaskImage], config_id: str) -> list[TaskImage]:

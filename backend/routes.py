@@ -98,8 +98,6 @@ class Routes:
         config_id = self._remember(project, event.title)
         if not self._settings.predict_new_tasks:
             return "recorded; PREDICT_NEW_TASKS is off"
-        if not self._settings.can_write_back:
-            return "recorded; without a Label Studio token tasks are predicted when they are opened"
         self._dispatcher.predict_new(project, read_images(event.tasks, project.label_map), config_id)
         return f"tasks being predicted: {len(event.tasks)}"
 

@@ -32,8 +32,7 @@ class Delayed:
         self._redis = client
 
     def add(self, job: Job, *, after_s: float) -> None:
-        body = json.dumps({"name": job.name, "job": job.to_json()}, sort_keys=True)
-        self._redis.zadd(KEY, {body: time.time() + after_s})
+        self._redis.zadd(KEY, {_token(job): time.time() + after_s})
 
     def due(self, limit: int = 500) -> list[tuple[str, Job]]:
         """(token, job) of what is due; give the token to drop() once the job is sent."""
@@ -45,11 +44,19 @@ class Delayed:
         if tokens:
             self._redis.zrem(KEY, *tokens)
 
+    def cancel(self, job: Job) -> None:
+        """Forget a job that was added, because it is done already."""
+        self.drop([_token(job)])
+
     def jobs(self) -> list[Job]:
         return [_read(str(body)) for body in self._redis.zrange(KEY, 0, -1)]
 
     def count(self) -> int:
         return int(self._redis.zcard(KEY))
+
+
+def _token(job: Job) -> str:
+    return json.dumps({"name": job.name, "job": job.to_json()}, sort_keys=True)
 
 
 def _read(body: str) -> Job:

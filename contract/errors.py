@@ -24,6 +24,8 @@ GroundcrewError
 |   |-- LabelStudioUnreachable (retry)  no answer, 429 or 5xx
 |   |-- LabelStudioRefused        401, 403, 404 or 400: the sentence says which and what to do
 |   `-- TokenMissing              no token is configured, so nothing can be written back
+|-- PredictionFailed (502)        someone waits for boxes, but they could not be found
+|-- PredictionLate (504, retry)   someone waited for boxes, but no worker found them in time
 |-- JobExpired                    whoever asked has stopped waiting
 `-- JobCancelled                  the task was deleted, or someone cancelled the job
 """
@@ -229,6 +231,21 @@ class TokenMissing(LabelStudioError):
     """No token is configured: set LABEL_STUDIO_API_KEY to a personal access token."""
 
     code = "token_missing"
+
+
+class PredictionFailed(GroundcrewError):
+    """The boxes of this image could not be found."""
+
+    code = "prediction_failed"
+    http_status = 502
+
+
+class PredictionLate(GroundcrewError):
+    """No worker found the boxes in time: check that one runs, then ask again."""
+
+    code = "prediction_late"
+    http_status = 504
+    retry = True
 
 
 class JobExpired(GroundcrewError):

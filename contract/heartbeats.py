@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 
 import redis
@@ -17,12 +18,13 @@ log = logging.getLogger(__name__)
 
 BEAT_EVERY_S = 3.0
 TTL_S = 12  #: four missed beats
+INDEX = "gc:alive"  #: names of processes by the Unix time of their last beat, so that nobody has to scan for them
 
 
 def alive(client: redis.Redis) -> list[dict[str, object]]:
     """What each living process last said of itself, by name."""
-    keys = sorted(str(key) for key in client.scan_iter("gc:alive:*", count=1000))
-    bodies = client.mget(keys) if keys else []
+    names = sorted(str(name) for name in client.zrange(INDEX, time.time() - TTL_S, "inf", byscore=True))
+    bodies = client.mget([f"gc:alive:{name}" for name in names]) if names else []
     return [json.loads(body) for body in bodies if body is not None]
 
 
@@ -43,10 +45,17 @@ class Heartbeat:
             self._thread.join()
         self._redis.delete(f"gc:alive:{self._name}")
 
+    def _beat(self) -> None:
+        with self._redis.pipeline() as pipe:
+            pipe.set(f"gc:alive:{self._name}", json.dumps({"name": self._name, **self._facts()}), ex=TTL_S)
+            pipe.zadd(INDEX, {self._name: time.time()})
+            pipe.zremrangebyscore(INDEX, "-inf", time.time() - 100 * TTL_S)
+            pipe.execute()
+
     def _loop(self) -> None:
         while True:
             try:
-                self._redis.set(f"gc:alive:{self._name}", json.dumps({"name": self._name, **self._facts()}), ex=TTL_S)
+                self._beat()
             except redis.RedisError as error:
                 log.debug("no heartbeat: %s", error)
             if self._stop.wait(BEAT_EVERY_S):

@@ -82,13 +82,14 @@ class PredictJob(Message):
     run: str = Field(default_factory=new_run)
     delivery: Delivery = "write"
     asked: Asked | None = None
+    hurry: bool = False  #: someone waits at the screen, whatever the delivery
     attempt: int = 0  #: tries so far that ended in an error worth retrying
     enqueued_at_s: float = Field(default_factory=time.time)  #: Unix time
     expires_at_s: float | None = None  #: Unix time after which nobody waits any more
 
     @property
     def urgent(self) -> bool:
-        return self.delivery in ("claim", "answer")
+        return self.hurry or self.delivery in ("claim", "answer")
 
     def queue(self, shards: int) -> str:
         return INTERACTIVE_QUEUE if self.urgent else bulk_queue(self.project_id, shards)
@@ -146,6 +147,7 @@ class ExpandJob(Message):
     config_id: str
     model: str
     model_version: str
+    delivery: Delivery = "write"
 
     def queue(self, shards: int) -> str:
         return EXPAND_QUEUE
@@ -160,6 +162,7 @@ class ExpandJob(Message):
                 model=self.model,
                 model_version=self.model_version,
                 id=job_id(self.project_id, task.task_id, self.model_version),
+                delivery=self.delivery,
             )
             for task in self.tasks
         ]

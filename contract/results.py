@@ -46,9 +46,14 @@ class Results:
         with self._redis.pipeline() as pipe:
             if body:
                 pipe.set(_result(job), body, ex=ttl_s)
-            if job.delivery != "write":
-                pipe.rpush(_ready(job), "1")
-                pipe.expire(_ready(job), RESULT_TTL_S)
+            pipe.execute()
+        if job.delivery != "write":
+            self._ring(job)
+
+    def _ring(self, job: PredictJob) -> None:
+        with self._redis.pipeline() as pipe:
+            pipe.rpush(_ready(job), "1")
+            pipe.expire(_ready(job), RESULT_TTL_S)
             pipe.execute()
 
     def get(self, job: PredictJob) -> Prediction | None:
@@ -66,6 +71,7 @@ class Results:
         end = time.monotonic() + deadline_s
         while (left_s := end - time.monotonic()) > 0:
             if self._redis.blpop([_ready(job)], timeout=max(min(left_s, REDIS_SLICE_S), 0.01)) is not None:
+                self._ring(job)  # someone else may wait for the same job
                 break
         return self.get(job)
 

@@ -184,9 +184,6 @@ class JobRecords:
         found = {str(k): int(v) for k, v in self._redis.hgetall(_counts(project_id)).items()}
         return {state: found.get(state, 0) for state in STATES}
 
-    def projects(self) -> list[int]:
-        return sorted(int(str(key).rsplit(":", 1)[1]) for key in self._redis.scan_iter("gc:counts:*", count=1000))
-
     def recent_failures(self, project_id: int, limit: int = 50) -> list[dict[str, object]]:
         """The latest failed jobs, newest first, each as get() gives it."""
         ids = self._redis.zrevrange(_failed(project_id), 0, limit - 1)

@@ -47,7 +47,7 @@ def show_jobs(settings: Settings, job_id: str | None, project_id: int | None) ->
 
 def _overview(client: redis.Redis, records: JobRecords, settings: Settings, project_id: int | None) -> Json:
     titles = {facts.project_id: facts.title for facts in Projects(client).list()}
-    chosen = [project_id] if project_id is not None else sorted({*titles, *records.projects()})
+    chosen = [project_id] if project_id is not None else sorted(titles)
     failures = [row for number in chosen for row in records.recent_failures(number, MOST_FAILURES)]
     return {
         "projects": [

@@ -12,6 +12,7 @@ import json
 import logging
 import secrets
 import threading
+import time
 from collections.abc import Iterator
 
 import redis
@@ -99,6 +100,9 @@ class Reconciler:
         try:
             job = self._crew.records.stored_job(job_id)
         except UnknownJob:
+            return 0
+        if job.expires_at_s is not None and job.expires_at_s < time.time():
+            self._crew.records.cancel(job.id, job.run, job.project_id, "nobody waits for it any more")
             return 0
         if not self._crew.records.requeue(job):
             return 0

@@ -148,3 +148,4 @@ def expand(crew: Crew, job: ExpandJob) -> None:
     jobs = job.predict_jobs()
     for start in range(0, len(jobs), EXPAND_CHUNK):
         crew.send(*crew.records.admit(jobs[start : start + EXPAND_CHUNK]))
+    crew.delayed.cancel(job)

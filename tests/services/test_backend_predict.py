@@ -19,7 +19,7 @@ from backend.dispatch import Dispatcher
 from backend.models import ModelCards
 from backend.payloads import TaskImage
 from contract.errors import ImageNotFound, ImageUnavailable, QueueFull
-from contract.jobs import EXPAND_QUEUE, INTERACTIVE_QUEUE, Prediction, PredictJob
+from contract.jobs import EXPAND_QUEUE, INTERACTIVE_QUEUE, Prediction, PredictJob, bulk_queue
 from contract.prompts import read_interactive
 from contract.results import Results
 from contract.settings import Settings, read_settings
@@ -370,6 +370,24 @@ def test_without_a_token_a_second_request_joins_the_first(
     # then that request gets the boxes of the one job
     assert waiting.result().json["results"][0]["model_version"] == VERSION
     assert worker.waiting() == 0
+
+
+def test_without_a_token_an_opened_task_overtakes_the_bulk_queue(
+    make_settings: MakeSettings, worker: HandWorker, pool: ThreadPoolExecutor
+) -> None:
+    # given a selection that waits in the bulk queue
+    ask(make_settings(NO_WAIT), batch(3))
+    assert worker.depths() == {bulk_queue(1, 8): 3}
+
+    # when one of its tasks is opened
+    waiting: Answer = pool.submit(ask, make_settings(LONG), batch(1))
+    worker.wait_for_waiters(1)
+    job = worker.run(worker.take(INTERACTIVE_QUEUE))
+
+    # then it is answered before the others, and its bulk message finds nothing left to do
+    assert waiting.result().json["results"][0]["model_version"] == VERSION
+    assert job.task_id == 1
+    assert not worker.crew.records.start(job, redelivered=False, worker="other")
 
 
 def test_without_a_token_a_task_listed_twice_is_answered_twice(

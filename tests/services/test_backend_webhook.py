@@ -83,18 +83,17 @@ def test_an_event_and_a_retrieval_of_the_same_tasks_make_one_job_each(settings: 
     assert worker.waiting() == 5
 
 
-@pytest.mark.parametrize(
-    ("changes", "outcome"),
-    [
-        ({"predict_new_tasks": False}, "recorded; PREDICT_NEW_TASKS is off"),
-        ({"label_studio_url": ""}, "recorded; without a Label Studio token tasks are predicted when they are opened"),
-    ],
-)
-def test_new_tasks_are_left_alone_where_they_should_be(
-    settings: Settings, worker: HandWorker, changes: dict[str, object], outcome: str
-) -> None:
-    assert tell(api(settings, **changes), created(3)) == outcome
+def test_new_tasks_are_left_alone_when_the_setting_says_so(settings: Settings, worker: HandWorker) -> None:
+    assert tell(api(settings, predict_new_tasks=False), created(3)) == "recorded; PREDICT_NEW_TASKS is off"
     assert worker.waiting() == 0
+
+
+def test_without_a_token_boxes_of_new_tasks_are_kept_until_asked_for(settings: Settings, worker: HandWorker) -> None:
+    tell(api(settings, label_studio_url=""), created(3))
+    jobs = [worker.run(worker.take()) for _ in range(3)]
+    assert {job.delivery for job in jobs} == {"hold"}
+    assert None not in worker.crew.results.get_many(jobs)
+    assert worker.written() == []
 
 
 def test_jobs_of_deleted_tasks_are_cancelled(settings: Settings, worker: HandWorker) -> None:

@@ -122,3 +122,10 @@ def wait_for(condition, deadline_s=30):
 def test_queue_depths_name_every_queue(crew, client):
     enqueue(crew, 1, 2)
     assert queue_depths(client, 8)[QUEUE] == 2
+
+
+def test_a_lost_message_that_nobody_waits_for_any_more_is_cancelled(crew, reconciler):
+    job = predict_job(1, delivery="answer", expires_at_s=1.0)
+    crew.records.admit([job])
+    assert reconciler.send_missing() == 0
+    assert crew.records.get(job.id)["state"] == "cancelled"

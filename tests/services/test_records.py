@@ -183,3 +183,14 @@ def test_a_redis_that_is_away_is_an_error_within_seconds():
     client = connect_redis(read_settings({"REDIS_URL": "redis://127.0.0.1:1/0"}))
     with pytest.raises(redis.RedisError):
         JobRecords(client, failed_memory_s=1).counts(1)
+
+
+def test_two_who_wait_for_the_same_job_are_both_woken(results):
+    job, found = predict_job(1, delivery="claim"), []
+    threads = [threading.Thread(target=lambda: found.append(results.wait(job, 60))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    results.put(job, a_prediction())
+    for thread in threads:
+        thread.join(30)
+    assert found == [a_prediction()] * 2
