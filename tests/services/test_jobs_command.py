@@ -45,7 +45,8 @@ def failed_job(client):
         records.start(job, redelivered=False, worker="w")
     records.finish(done.id, done.run, 1, boxes=3)
     records.fail(failing.id, failing.run, 1, ImageNotFound("there is no image at [that] address"))
-    Projects(client).remember(ProjectFacts(project_id=1, config_id="c", model_version=VERSION, title="Street [old]"))
+    for number, title in ((1, "Street [old]"), (2, "")):
+        Projects(client).remember(ProjectFacts(project_id=number, config_id="c", model_version=VERSION, title=title))
     return failing
 
 
@@ -83,6 +84,7 @@ def test_failures_of_all_projects_are_mixed_by_time_newest_first(settings, clien
     records = JobRecords(client, failed_memory_s=600)
     jobs = [predict_job(number, project_id=1 + number % 2) for number in range(1, 6)]
     for job in jobs:
+        Projects(client).remember(ProjectFacts(project_id=job.project_id, config_id="c", model_version=VERSION))
         records.admit([job])
         records.fail(job.id, job.run, job.project_id, ImageNotFound())
 
