@@ -73,9 +73,10 @@ def predict_files(
     label_map = read_prompt(prompt, ModelCards(settings).prompt_map)
     for warning in lint_prompts(label_map):
         _say(console, f"{warning.label or 'the prompt'} {warning.message}")
-    version = Registry(settings).base
+    registry = Registry(settings)
+    version = registry.base
     look = Look(version.ref, label_map.prompts, label_map.nms_groups, version.score_threshold)
-    models = Models(Registry(settings), load or load_mmgdino(settings), settings)
+    models = Models(registry, load or load_mmgdino(settings), settings)
     _make_dir(out_dir)
     job = _FileJob(models, look, out_dir, settings.image_limit_px)
     outcomes = _run(job, images, name_pictures(images, out_dir), settings.batch_size, console)
@@ -93,7 +94,8 @@ def _conclude(
     found = [outcome for _, outcome in outcomes if isinstance(outcome, FoundImage)]
     failures = [(path, outcome.message) for path, outcome in outcomes if isinstance(outcome, GroundcrewError)]
     _write_json(json_path, to_coco(found, failures, prompts=prompts, info=info))
-    _say(console, f"{sum(len(image.boxes) for image in found)} boxes in {len(found)} images; see {json_path.parent}/")
+    boxes = sum(len(image.boxes) for image in found)
+    _say(console, f"{_count(boxes, 'box')} in {_count(len(found), 'image')}; see {json_path.parent}/")
     if failures:
         raise ImagesFailed(f"{len(failures)} of {len(outcomes)} images could not be used; the reasons are above")
 
@@ -172,9 +174,11 @@ def _run(
         task = progress.add_task("loading the model", total=len(images))
         for position, outcome in _run_all(job, images, pictures, threads):
             outcomes[position] = outcome
-            progress.update(task, advance=1, description="finding boxes")
+            progress.advance(task)
             if isinstance(outcome, GroundcrewError):
                 _say(console, f"{images[position]}: {outcome.message}")
+            else:
+                progress.update(task, description="finding boxes")
     return [(image, outcomes[position]) for position, image in enumerate(images)]
 
 
@@ -211,6 +215,11 @@ def _write_json(path: Path, content: Mapping[str, object]) -> None:
         path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise CannotWrite(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _count(number: int, noun: str) -> str:
+    plural = "es" if noun.endswith("x") else "s"
+    return f"{number} {noun}{plural if number != 1 else ''}"
 
 
 def _say(console: Console, sentence: str) -> None:
