@@ -64,7 +64,7 @@ def _missing(settings: Settings) -> Iterator[str]:
         return
     yield ""
     yield f"Not set: {' and '.join(unset)}."
-    yield "So far tasks are labelled only when someone opens them, and images uploaded to Label Studio cannot be read."
+    yield "So far boxes reach a task only when someone opens it, and images uploaded to Label Studio cannot be read."
     yield "Make a key under Account & Settings > Personal Access Token, and start `groundcrew up` again with both set."
 
 

@@ -24,7 +24,6 @@ HOW_TO_ENABLE = (
     "Use a personal access token (Account & Settings > Personal Access Token), or let an owner turn on legacy tokens "
     "under Organization > API Tokens Settings."
 )
-ANSWERS_ONLY = "boxes are answered only while Label Studio waits (80 s), and new tasks are not predicted by themselves"
 
 
 def check_label_studio(patient: Patient) -> Check:
@@ -47,7 +46,7 @@ def check_label_studio(patient: Patient) -> Check:
 def check_token(patient: Patient) -> Check:
     """Which kind of token is it, and is it accepted?"""
     if not patient.settings.label_studio_api_key.get_secret_value():
-        return warning("token", f"LABEL_STUDIO_API_KEY is not set: {ANSWERS_ONLY}", HOW_TO_MAKE_ONE)
+        return warning("token", "LABEL_STUDIO_API_KEY is not set: boxes reach a task only when someone opens it", HOW_TO_MAKE_ONE)
     if patient.access is None:
         return skipped("token", "needs a Label Studio that answers")
     return judge_access(patient.access, now_s=time.time())

@@ -77,7 +77,7 @@ def test_no_token_is_a_warning_that_says_what_will_not_work(patient):
     check = check_token(patient(label_studio_api_key=""))
 
     assert check.status == "warning"
-    assert "new tasks are not predicted by themselves" in check.message
+    assert "boxes reach a task only when someone opens it" in check.message
     assert "LABEL_STUDIO_API_KEY" in check.remedy
 
 
