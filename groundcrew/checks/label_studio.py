@@ -46,7 +46,8 @@ def check_label_studio(patient: Patient) -> Check:
 def check_token(patient: Patient) -> Check:
     """Which kind of token is it, and is it accepted?"""
     if not patient.settings.label_studio_api_key.get_secret_value():
-        return warning("token", "LABEL_STUDIO_API_KEY is not set: boxes reach a task only when someone opens it", HOW_TO_MAKE_ONE)
+        missing = "LABEL_STUDIO_API_KEY is not set: boxes reach a task only when someone opens it"
+        return warning("token", missing, HOW_TO_MAKE_ONE)
     if patient.access is None:
         return skipped("token", "needs a Label Studio that answers")
     return judge_access(patient.access, now_s=time.time())
