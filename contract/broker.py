@@ -16,7 +16,18 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from contract.errors import BrokerUnavailable
-from contract.jobs import EXPAND_QUEUE, INTERACTIVE_QUEUE, WRITE_QUEUE, ExpandJob, Job, PredictJob, bulk_queues, new_run
+from contract.jobs import (
+    EXPAND_QUEUE,
+    FINETUNE_QUEUE,
+    INTERACTIVE_QUEUE,
+    WRITE_QUEUE,
+    ExpandJob,
+    Job,
+    PredictJob,
+    WriteBackJob,
+    bulk_queues,
+    new_run,
+)
 from contract.settings import Settings
 
 SOCKET_TIMEOUT_S = 2.0  #: Label Studio waits 1 s for /health and 3 s for /setup
@@ -24,6 +35,10 @@ LONGEST_BLOCK_S = 100.0  #: a blocking read may last as long as Label Studio wai
 
 
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
+
+
+_ONE_RECONNECT = {"max_retries": 1, "interval_start": 0, "interval_step": 0}  #: a restarted Redis goes unnoticed
+_PATIENT = {"max_retries": 30, "interval_start": 0, "interval_step": 0.5, "interval_max": 2}
 
 
 def redis_url(settings: Settings) -> str:
@@ -53,7 +68,7 @@ def make_celery(settings: Settings, *, publish_only: bool = False) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_transport_options=_transport_options(settings, publish_only),
-        task_publish_retry=not publish_only,
+        task_publish_retry_policy=_ONE_RECONNECT if publish_only else _PATIENT,
         task_default_queue=EXPAND_QUEUE,
         task_create_missing_queues=True,
     )
@@ -117,7 +132,9 @@ def message_id(job: Job) -> str:
     """Names the message after its job, so that a lost one can be missed (worker.reconcile)."""
     if isinstance(job, ExpandJob):
         return f"x.{new_run()}"
-    return f"{job.id}.{job.run}" if isinstance(job, PredictJob) else f"w.{job.id}.{job.run}"
+    if isinstance(job, WriteBackJob):
+        return f"w.{job.id}.{job.run}"
+    return f"{job.id}.{job.run if isinstance(job, PredictJob) else new_run()}"
 
 
 def describe(job: Job) -> str:
@@ -131,7 +148,7 @@ def _as_datetime(unix_s: float | None) -> datetime | None:
 
 
 def all_queues(shards: int) -> list[str]:
-    return [INTERACTIVE_QUEUE, *bulk_queues(shards), WRITE_QUEUE, EXPAND_QUEUE]
+    return [INTERACTIVE_QUEUE, *bulk_queues(shards), WRITE_QUEUE, EXPAND_QUEUE, FINETUNE_QUEUE]
 
 
 def queue_depths(client: redis.Redis, shards: int) -> dict[str, int]:

@@ -13,11 +13,11 @@ import time
 
 import redis
 
-from contract.jobs import ExpandJob, Job, PredictJob, WriteBackJob
+from contract.jobs import ExpandJob, FinetuneJob, Job, PredictJob, WriteBackJob
 
 KEY = "gc:delayed"  #: sorted set of messages by the Unix time at which they are due
 LONGEST_BACKOFF_S = 60.0
-_KINDS: dict[str, type[Job]] = {kind.name: kind for kind in (PredictJob, WriteBackJob, ExpandJob)}
+_KINDS: dict[str, type[Job]] = {kind.name: kind for kind in (PredictJob, WriteBackJob, ExpandJob, FinetuneJob)}
 
 
 def backoff_s(attempt: int) -> float:
@@ -39,14 +39,18 @@ class Delayed:
         bodies = [str(body) for body in self._redis.zrange(KEY, "-inf", time.time(), byscore=True, offset=0, num=limit)]
         return [(body, _read(body)) for body in bodies]
 
+    def put_off(self, job: Job, *, until_s: float) -> bool:
+        """Make a job that waits here due later, at a Unix time; False where it does not wait here any more."""
+        return bool(self._redis.zadd(KEY, {_token(job): until_s}, xx=True, ch=True))
+
     def drop(self, tokens: list[str]) -> None:
         """Forget what was sent. Sending comes first: after a crash between the two a job is sent twice, not never."""
         if tokens:
             self._redis.zrem(KEY, *tokens)
 
-    def cancel(self, job: Job) -> None:
-        """Forget a job that was added, because it is done already."""
-        self.drop([_token(job)])
+    def cancel(self, job: Job) -> bool:
+        """Forget a job that was added, because it is done already; False where it does not wait here any more."""
+        return bool(self._redis.zrem(KEY, _token(job)))
 
     def jobs(self) -> list[Job]:
         return [_read(str(body)) for body in self._redis.zrange(KEY, 0, -1)]

@@ -18,6 +18,7 @@ GroundcrewError
 |   `-- ImageUnavailable (retry)  the server that holds it did not answer in time
 |-- ModelError
 |   |-- UnknownVersion, ConfigError, LangModelMissing, CheckpointRefused, CheckpointMismatch
+|   |-- RegistryError           MODEL_DIR cannot be read or written, or would have to change a version
 |   |-- OutOfDeviceMemory (retry) smaller batches may help
 |   `-- DetectorHung (retry)      a detect call ran past its limit
 |-- LabelStudioError
@@ -191,6 +192,12 @@ class CheckpointMismatch(ModelError):
     """The checkpoint does not fit the config."""
 
     code = "checkpoint_mismatch"
+
+
+class RegistryError(ModelError):
+    """MODEL_DIR cannot be used."""
+
+    code = "registry_error"
 
 
 class OutOfDeviceMemory(ModelError):

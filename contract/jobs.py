@@ -18,10 +18,14 @@ from pydantic import BaseModel, ConfigDict, Field
 INTERACTIVE_QUEUE = "predict.interactive"
 WRITE_QUEUE = "write"
 EXPAND_QUEUE = "expand"
+FINETUNE_QUEUE = "finetune"
 
 Delivery = Literal["write", "claim", "hold", "answer"]
 """Who delivers the boxes: `write` the writer; `claim` whoever claims first, the waiting /predict or the writer (one
 opened task); `hold` kept in Redis for the next /predict (no token); `answer` only the waiting caller (interactive)."""
+
+Requester = Literal["label-studio", "cli", "auto"]
+"""Who asked for a fine-tune: its "Start training" button, `groundcrew finetune`, or FINETUNE_AFTER."""
 
 
 def bulk_queue(project_id: int, shards: int) -> str:
@@ -168,4 +172,21 @@ class ExpandJob(Message):
         ]
 
 
-Job = PredictJob | WriteBackJob | ExpandJob
+class FinetuneJob(Message):
+    """Make a better version for one project out of its annotations, by a trainer. See contract.finetune."""
+
+    name: ClassVar[str] = "groundcrew.finetune"
+    deadline_s: ClassVar[float] = 7 * 24 * 3600.0  #: a lease, not the message, says whether it still runs
+
+    id: str  #: "ft-<project>-<8 hex digits>"
+    project_id: int  #: Label Studio's
+    base: str  #: name and version of the weights to start from
+    requested_by: Requester
+    options: dict[str, str | int | float | bool] = Field(default_factory=dict)  #: over the trainer's defaults
+    requested_at_s: float = Field(default_factory=time.time)  #: Unix time
+
+    def queue(self, shards: int) -> str:
+        return FINETUNE_QUEUE
+
+
+Job = PredictJob | WriteBackJob | ExpandJob | FinetuneJob

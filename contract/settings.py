@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
@@ -49,7 +49,8 @@ class Settings(BaseModel):
     checkpoint_file: Path | None = Field(None, description="Weights that fit CONFIG_FILE: .pth or .safetensors")
     lang_model: Path | None = Field(None, description="Local directory of the BERT that CONFIG_FILE names; nothing is downloaded")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="cpu, cuda:0, or auto")
-    model_dir: Path = Field(Path(".groundcrew/models"), description="Registry of model versions")
+    model_dir: str = Field(".groundcrew/models", description="Registry of model versions: a directory on a shared volume, or an fsspec URL such as s3://bucket/models")
+    model_cache_dir: Path = Field(Path(".groundcrew/cache"), description="Where this machine keeps versions of a MODEL_DIR that is a URL")
     torch_threads: int = Field(0, ge=0, description="CPU threads of a detect call; 0: as many as there are cores")
 
     score_threshold: float | None = Field(None, ge=0, le=1, description="Boxes below it are dropped. Unset: what the model's card says, else 0.3")
@@ -59,6 +60,9 @@ class Settings(BaseModel):
     predict_wait_s: float = Field(5.0, ge=0, le=90, description="How long /predict waits for the boxes of one opened task")
     sync_wait_s: float = Field(80.0, ge=0, le=95, description="How long /predict waits without a token (Label Studio gives up at 100 s)")
     predict_new_tasks: bool = Field(True, description="Predict tasks as they are created, without anyone asking")
+    finetune_after: int = Field(0, ge=0, description="New or changed annotations of a project after which a fine-tune starts by itself; 0: never")
+    finetune_debounce_s: float = Field(60.0, ge=0, description="How long annotating has to pause before that fine-tune starts")
+    repredict: Literal["", "unlabeled"] = Field("", description="After a promotion `unlabeled` predicts tasks without annotations again. Empty: only as they are opened")
     failed_memory_s: int = Field(600, ge=0, description="How long a failed image is answered [] at once instead of being tried again")
 
     batch_size: int = Field(8, ge=1, le=256, description="Most images in one detect call")
@@ -80,6 +84,15 @@ class Settings(BaseModel):
     @property
     def can_write_back(self) -> bool:
         return bool(self.label_studio_url and self.label_studio_api_key.get_secret_value())
+
+    @property
+    def model_dir_is_remote(self) -> bool:
+        return "://" in self.model_dir and not self.model_dir.startswith("file://")
+
+    @property
+    def local_model_dir(self) -> Path:
+        """Where this machine may keep working files beside the versions."""
+        return self.model_cache_dir if self.model_dir_is_remote else Path(self.model_dir.removeprefix("file://"))
 
     @property
     def visibility_timeout_s(self) -> int:
@@ -119,5 +132,7 @@ def _check_together(settings: Settings) -> None:
         raise SettingsError("CHECKPOINT_FILE: is missing; CONFIG_FILE alone has no weights")
     if settings.checkpoint_file is not None and not settings.config_file:
         raise SettingsError("CONFIG_FILE: is missing; name the mmengine config that CHECKPOINT_FILE was trained with")
+    if settings.redis_url and not settings.redis_url.startswith(("redis://", "rediss://", "unix://")):
+        raise SettingsError("REDIS_URL: must begin with redis://, rediss:// or unix://")
     if bool(settings.basic_auth_user) != bool(settings.basic_auth_pass.get_secret_value()):
         raise SettingsError("BASIC_AUTH_PASS: set both BASIC_AUTH_USER and BASIC_AUTH_PASS, or neither")

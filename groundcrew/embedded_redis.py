@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -24,10 +25,11 @@ START_DEADLINE_S = 60.0  #: an append-only file of a big queue takes a while to 
 class EmbeddedRedis:
     """A running Redis server; stop() keeps its data."""
 
-    def __init__(self, child: Child, socket_dir: Path) -> None:
-        self._child = child
+    def __init__(self, data_dir: Path, socket_dir: Path) -> None:
+        self._data_dir = data_dir
         self._socket_dir = socket_dir
         self.url = f"unix://{socket_dir / 'redis.sock'}"
+        self._child = self._start_child()
 
     @classmethod
     def start(cls, data_dir: Path) -> EmbeddedRedis:
@@ -35,8 +37,7 @@ class EmbeddedRedis:
         data_dir.mkdir(parents=True, exist_ok=True)
         # not below data_dir: a socket's path may hold 107 bytes only
         socket_dir = Path(tempfile.mkdtemp(prefix="groundcrew-"))
-        child = Child.start(_command(data_dir, socket_dir), env=bare_environment(), log_path=data_dir / "redis.log")
-        server = cls(child, socket_dir)
+        server = cls(data_dir, socket_dir)
         try:
             server._wait_until_ready()
         except BaseException:
@@ -44,9 +45,12 @@ class EmbeddedRedis:
             raise
         return server
 
-    @property
-    def exit_code(self) -> int | None:
-        return self._child.exit_code
+    def keep_alive(self, say: Callable[[str], None]) -> None:
+        """Start it again at the same address, with its data, when it has ended."""
+        if self._child.exit_code is not None:
+            say(f"Redis ended with code {self._child.exit_code}; starting it again")
+            self._child = self._start_child()
+            self._wait_until_ready()
 
     def stop(self) -> None:
         self._child.stop()
@@ -59,6 +63,10 @@ class EmbeddedRedis:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+    def _start_child(self) -> Child:
+        command = _command(self._data_dir, self._socket_dir)
+        return Child.start(command, env=bare_environment(), log_path=self._data_dir / "redis.log")
 
     def _wait_until_ready(self) -> None:
         end = time.monotonic() + START_DEADLINE_S

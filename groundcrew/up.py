@@ -6,6 +6,7 @@ Example: `Up(settings, workers=1, say=print).run()`
 
 from __future__ import annotations
 
+import fcntl
 import json
 import signal
 import sys
@@ -13,9 +14,11 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+import redis
 
 from contract.broker import connect_redis
 from contract.errors import GroundcrewError
@@ -80,12 +83,14 @@ class Up:
         self._workers = workers
         self._say = say
         self._stop = threading.Event()
+        self._redis: EmbeddedRedis | None = None
 
     def run(self, on_ready: Callable[[str], None] | None = None) -> None:
         """Start, say when ready (on_ready gets the API's URL), supervise, stop. Raises GroundcrewError."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: self._stop.set())
         with ExitStack() as stack:
+            stack.enter_context(_only_one())
             settings = self._with_redis(stack)
             env = bare_environment(to_environment(settings))
             parts = [Part(name, command, env) for name, command in _commands(settings, self._workers)]
@@ -109,9 +114,12 @@ class Up:
             return settings
         self._say("starting Redis")
         server = stack.enter_context(EmbeddedRedis.start(HOME / "redis"))
+        self._redis = server
         return settings.model_copy(update={"redis_url": server.url})
 
     def _keep_alive(self, parts: list[Part]) -> None:
+        if self._redis is not None:
+            self._redis.keep_alive(self._say)
         for part in parts:
             part.keep_alive(self._say)
 
@@ -121,11 +129,19 @@ class Up:
         with connect_redis(settings) as client:
             while not self._stop.wait(0.1):
                 self._keep_alive(parts)
-                roles = [process["role"] for process in alive(client)]
+                roles = _roles(client)
                 if roles.count("predict") >= self._workers and "write" in roles and _answers(f"{url}/health"):
                     return
                 if time.monotonic() > end:
                     raise CannotStart(f"the crew was not ready within {READY_DEADLINE_S:.0f} s; see the messages above")
+
+
+def _roles(client: redis.Redis) -> list[object]:
+    """What the living processes do; none while Redis is just being started again."""
+    try:
+        return [process["role"] for process in alive(client)]
+    except redis.RedisError:
+        return []
 
 
 def _commands(settings: Settings, workers: int) -> list[tuple[str, list[str]]]:
@@ -138,8 +154,19 @@ def _commands(settings: Settings, workers: int) -> list[tuple[str, list[str]]]:
     return [*predict, ("writer", [python, "-m", "worker", "write"]), ("API", api)]
 
 
-def _write_state(settings: Settings, url: str) -> None:
+@contextmanager
+def _only_one() -> Iterator[None]:
+    """Two crews in one directory would share, and stop, one Redis. The lock goes with the process, however it ends."""
     HOME.mkdir(exist_ok=True)
+    with (HOME / "up.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CannotStart("a crew is running in this directory already; stop it, or start in another one") from None
+        yield
+
+
+def _write_state(settings: Settings, url: str) -> None:
     STATE_FILE.touch(mode=0o600)
     STATE_FILE.write_text(json.dumps({"redis_url": settings.redis_url, "api_url": url}) + "\n", encoding="utf-8")
 

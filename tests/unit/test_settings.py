@@ -13,8 +13,8 @@ def test_defaults_need_nothing():
 
 @pytest.mark.parametrize("name", ["CONFIG_FILE", "config_file", "Config_File"])
 def test_the_older_templates_lower_case_names_work(name):
-    settings = read_settings({name: "grounding_dino_swin-t_pretrain_obj365", "checkpoint_file": "a.pth", "device": "cpu"})
-    assert settings.config_file == "grounding_dino_swin-t_pretrain_obj365"
+    settings = read_settings({name: "grounding_dino_swin-t", "checkpoint_file": "a.pth", "device": "cpu"})
+    assert settings.config_file == "grounding_dino_swin-t"
     assert settings.device == "cpu"
 
 
@@ -41,6 +41,8 @@ def test_settings_that_belong_together_are_checked_together():
         read_settings({"CONFIG_FILE": "a.py"})
     with pytest.raises(SettingsError, match="CONFIG_FILE"):
         read_settings({"CHECKPOINT_FILE": "a.pth"})
+    with pytest.raises(SettingsError, match="REDIS_URL: must begin with redis://"):
+        read_settings({"REDIS_URL": "localhost:6379"})
     with pytest.raises(SettingsError, match="BASIC_AUTH_PASS"):
         read_settings({"BASIC_AUTH_USER": "me"})
 
