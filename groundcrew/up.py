@@ -33,7 +33,8 @@ READY_DEADLINE_S = 600.0  #: a full-size checkpoint from a slow disk
 GRACE_S = 30.0
 API_THREADS = 32  #: each waiting /predict of an opened task holds one
 HEALTHY_AFTER_S = 30.0  #: a child that lived this long is restarted without delay
-BAD_SETTING_EXIT_CODE = 1
+WORKER_FATAL_CODES = frozenset({78})  #: EX_CONFIG, see worker/__main__.py
+API_FATAL_CODES = frozenset({1, 3})  #: gunicorn's: the port is taken; the application does not load
 
 
 class CannotStart(GroundcrewError):
@@ -47,6 +48,7 @@ class Part:
 
     def __init__(self, name: str, command: list[str], env: dict[str, str]) -> None:
         self.name, self._command, self._env = name, command, env
+        self._fatal = API_FATAL_CODES if name == "API" else WORKER_FATAL_CODES
         self._failures = 0
         self._restart_at_s = 0.0
         self.start()
@@ -64,7 +66,7 @@ class Part:
             return
         if not self._restart_at_s:
             lived_s = time.monotonic() - self._started_s
-            if self.child.exit_code == BAD_SETTING_EXIT_CODE and lived_s < HEALTHY_AFTER_S:
+            if self.child.exit_code in self._fatal and lived_s < HEALTHY_AFTER_S:
                 raise CannotStart(f"the {self.name} cannot start; its reason is above")
             self._failures = 0 if lived_s > HEALTHY_AFTER_S else self._failures + 1
             pause_s = min(2**self._failures - 1, 30)

@@ -13,6 +13,7 @@ from contract.errors import GroundcrewError
 from contract.settings import read_settings
 from worker.app import run_predict, run_write
 
+CANNOT_START_EXIT_CODE = 78  #: EX_CONFIG: starting again would not help
 ROLES = {"predict": run_predict, "write": run_write}
 
 
@@ -28,7 +29,7 @@ def main(arguments: list[str]) -> int:
         ROLES[arguments[0]](settings)
     except GroundcrewError as error:
         print(f"{error.code}: {error.message}", file=sys.stderr)
-        return 1
+        return CANNOT_START_EXIT_CODE
     return 0
 
 
