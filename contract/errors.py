@@ -25,6 +25,7 @@ GroundcrewError
 |   |-- LabelStudioUnreachable (retry)  no answer, 429 or 5xx
 |   |-- LabelStudioRefused        401, 403, 404 or 400: the sentence says which and what to do
 |   `-- TokenMissing              no token is configured, so nothing can be written back
+|-- TrainingDataError (422)       the project's annotations do not make a training
 |-- PredictionFailed (502)        someone waits for boxes, but they could not be found
 |-- PredictionLate (504, retry)   someone waited for boxes, but no worker found them in time
 |-- JobExpired                    whoever asked has stopped waiting
@@ -238,6 +239,13 @@ class TokenMissing(LabelStudioError):
     """No token is configured: set LABEL_STUDIO_API_KEY to a personal access token."""
 
     code = "token_missing"
+
+
+class TrainingDataError(GroundcrewError):
+    """The annotations cannot be trained on."""
+
+    code = "bad_training_data"
+    http_status = 422
 
 
 class PredictionFailed(GroundcrewError):
