@@ -1,0 +1,255 @@
+"""The data of one fine-tuning: images, boxes in pixels, splits. Written as dataset.json in COCO's form.
+
+Called by: worker.export (makes it), worker.train, worker.evaluate. Must not import: torch, anything with a network.
+Format: https://cocodataset.org/#format-data (object detection), with `task_id` and `split` on each image.
+Example: `for sample in Dataset.read(work_dir).split("train"): sample.image_path, sample.boxes_xyxy_px`
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contract.errors import TrainingDataError
+from worker.files import atomic_file
+from worker.splits import SPLITS, Split
+
+FILE_NAME = "dataset.json"
+Json = dict[str, object]
+
+
+class Category(NamedTuple):
+    """What is looked for. Labels with the same prompts are one category: the model cannot tell them apart."""
+
+    id: int  #: from 1
+    name: str  #: the label, as Label Studio accepts it in a result
+    prompts: tuple[str, ...]  #: what the detector is asked for; several are synonyms
+
+
+class LabelledBox(NamedTuple):
+    """One box in pixels of the upright image, inside it, each side at least 1."""
+
+    x_px: float
+    y_px: float
+    width_px: float
+    height_px: float
+    category_id: int
+
+
+class SkippedTask(NamedTuple):
+    """An annotated task that is not used, and why."""
+
+    task_id: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetImage:
+    """One annotated image. No boxes: an annotator submitted it empty, so nothing of these categories is in it."""
+
+    task_id: int
+    file_name: str  #: below the dataset's `image_dir`
+    width_px: int  #: of the upright image
+    height_px: int
+    split: Split
+    boxes: tuple[LabelledBox, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One image as training and evaluation take it. Decode the file with worker.images, which turns it upright."""
+
+    task_id: int
+    image_path: Path
+    width_px: int
+    height_px: int
+    boxes_xyxy_px: NDArray[np.float64]  # (N, 4) xyxy, pixels
+    category_ids: NDArray[np.int64]  # (N,)
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """Where the data comes from."""
+
+    project_id: int
+    created_at: str  #: ISO 8601, UTC
+    model_version: str  #: ref of the version that the data was exported for
+    label_config_hash: str  #: of the labels and prompts that were read from the label config
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Everything one training uses. Images are in the order of their task ids."""
+
+    info: DatasetInfo
+    categories: tuple[Category, ...]
+    images: tuple[DatasetImage, ...]
+    image_dir: Path
+    notes: Mapping[str, int]  #: what happened to regions and annotations on the way: sentence -> how often
+    skipped: tuple[SkippedTask, ...]
+
+    @cached_property
+    def prompts(self) -> tuple[str, ...]:
+        """Unique prompts, in the order of the categories."""
+        return tuple(dict.fromkeys(prompt for category in self.categories for prompt in category.prompts))
+
+    @cached_property
+    def splits(self) -> dict[int, Split]:
+        """Task id -> split: the next export takes it as `kept_splits`, so that no task ever moves."""
+        return {image.task_id: image.split for image in self.images}
+
+    def split(self, name: Split) -> list[Sample]:
+        """The images of one split."""
+        return [self._sample(image) for image in self.images if image.split == name]
+
+    def _sample(self, image: DatasetImage) -> Sample:
+        xywh = np.array([box[:4] for box in image.boxes], dtype=np.float64).reshape(-1, 4)  # (N, 4) xywh, pixels
+        xyxy = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)  # (N, 4) xyxy, pixels
+        category_ids = np.array([box.category_id for box in image.boxes], dtype=np.int64)  # (N,)
+        path = self.image_dir / image.file_name
+        return Sample(image.task_id, path, image.width_px, image.height_px, xyxy, category_ids)
+
+    @cached_property
+    def counts(self) -> Json:
+        """How much there is, for people and for the version's card."""
+        boxes = Counter((box.category_id, image.split) for image in self.images for box in image.boxes)
+        return {
+            "images": _by_split(image.split for image in self.images),
+            "images_without_boxes": _by_split(image.split for image in self.images if not image.boxes),
+            "boxes": {
+                category.name: {split: boxes[category.id, split] for split in SPLITS} for category in self.categories
+            },
+            "notes": dict(self.notes),
+            "skipped_tasks": dict(Counter(task.reason for task in self.skipped)),
+        }
+
+    @cached_property
+    def warnings(self) -> list[str]:
+        """What keeps a class from being learned or measured; none of it stops a training."""
+        seen = {(box.category_id, image.split) for image in self.images for box in image.boxes}
+        sentences = (
+            _warning(category.name, [split for split in SPLITS if (category.id, split) in seen])
+            for category in self.categories
+        )
+        return [sentence for sentence in sentences if sentence]
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of what training sees: categories, images (named by their content), splits and boxes; not of when or why."""
+        digest = hashlib.sha256()
+        for rows in (self._category_rows(), self._image_rows(), self._annotation_rows()):
+            for row in rows:
+                digest.update(json.dumps(row, sort_keys=True).encode() + b"\n")
+            digest.update(b"\n")
+        return digest.hexdigest()
+
+    # -- the file ----------------------------------------------------------------------------------------------------
+
+    def write(self, out_dir: Path) -> Path:
+        """Write out_dir/dataset.json, whole or not at all; one image or box a line. Raises OSError."""
+        path = out_dir / FILE_NAME
+        image_dir = os.path.relpath(self.image_dir.resolve(), out_dir.resolve())
+        with atomic_file(path) as file:
+            file.write(b'{"info": ' + _dump({**asdict(self.info), "image_dir": image_dir}))
+            file.write(b',\n"counts": ' + _dump(self.counts) + b',\n"warnings": ' + _dump(self.warnings))
+            _write_rows(file, "skipped", (task._asdict() for task in self.skipped))
+            _write_rows(file, "categories", self._category_rows())
+            _write_rows(file, "images", self._image_rows())
+            _write_rows(file, "annotations", self._annotation_rows())
+            file.write(b"}\n")
+        return path
+
+    def _category_rows(self) -> Iterator[Json]:
+        return ({"id": id_, "name": name, "prompts": list(prompts)} for id_, name, prompts in self.categories)
+
+    def _image_rows(self) -> Iterator[Json]:
+        for image_id, image in enumerate(self.images, start=1):
+            size = {"width": image.width_px, "height": image.height_px}
+            place = {"task_id": image.task_id, "split": image.split}
+            yield {"id": image_id, "file_name": image.file_name, **size, **place}
+
+    def _annotation_rows(self) -> Iterator[Json]:
+        boxes = ((image_id, box) for image_id, image in enumerate(self.images, start=1) for box in image.boxes)
+        for annotation_id, (image_id, box) in enumerate(boxes, start=1):
+            yield {
+                "id": annotation_id,
+                "image_id": image_id,
+                "category_id": box.category_id,
+                "bbox": list(box[:4]),  # (4,) xywh, pixels
+                "area": box.width_px * box.height_px,
+                "iscrowd": 0,
+            }
+
+    @classmethod
+    def read(cls, directory: Path, *, image_dir: Path | None = None) -> Dataset:
+        """The dataset in directory/dataset.json.
+
+        Args:
+            image_dir: where its images are, if the file was moved away from them.
+
+        Raises TrainingDataError: there is none, or it is damaged.
+        """
+        path = directory / FILE_NAME
+        try:
+            return _from_json(json.loads(path.read_bytes()), directory, image_dir)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            problem = f"{type(error).__name__}: {error}"
+            raise TrainingDataError(f"{path} cannot be read ({problem}): delete it, and it is exported again") from None
+
+
+def _from_json(content: dict, directory: Path, image_dir: Path | None) -> Dataset:
+    info = dict(content["info"])
+    written_dir = info.pop("image_dir")
+    boxes: defaultdict[int, list[LabelledBox]] = defaultdict(list)
+    for row in content["annotations"]:
+        boxes[row["image_id"]].append(LabelledBox(*row["bbox"], row["category_id"]))
+    return Dataset(
+        info=DatasetInfo(**info),
+        categories=tuple(Category(row["id"], row["name"], tuple(row["prompts"])) for row in content["categories"]),
+        images=tuple(_image_from_json(row, tuple(boxes[row["id"]])) for row in content["images"]),
+        image_dir=image_dir or (directory / written_dir).resolve(),
+        notes=content["counts"]["notes"],
+        skipped=tuple(SkippedTask(**row) for row in content["skipped"]),
+    )
+
+
+def _image_from_json(row: dict, boxes: tuple[LabelledBox, ...]) -> DatasetImage:
+    if row["split"] not in SPLITS:
+        raise ValueError(f"image {row['id']} is in no known split")
+    return DatasetImage(row["task_id"], row["file_name"], row["width"], row["height"], row["split"], boxes)
+
+
+def _by_split(splits: Iterable[Split]) -> dict[str, int]:
+    counted = Counter(splits)
+    return {split: counted[split] for split in SPLITS}
+
+
+def _warning(name: str, splits: list[Split]) -> str | None:
+    if not splits:
+        return f'no box of "{name}": it is not learned; annotate images that show it'
+    if splits == ["train"]:
+        return f'"{name}" is learned but not measured: annotate more images that show it'
+    if splits == ["val"]:
+        return f'"{name}" is measured but not learned: annotate more images that show it'
+    return None
+
+
+def _dump(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode()
+
+
+def _write_rows(file: IO[bytes], name: str, rows: Iterable[Json]) -> None:
+    file.write(f',\n"{name}": ['.encode())
+    for number, row in enumerate(rows):
+        file.write((b",\n" if number else b"\n") + _dump(row))
+    file.write(b"]")
