@@ -67,14 +67,14 @@ class DatasetImage:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One image as training and evaluation take it. Decode the file with worker.images, which turns it upright."""
+    """One image as training and evaluation take it; worker.images decodes the file and turns it upright."""
 
     task_id: int
     image_path: Path
     width_px: int
     height_px: int
-    boxes_xyxy_px: NDArray[np.float64]  # (N, 4) xyxy, pixels
-    category_ids: NDArray[np.int64]  # (N,)
+    boxes_xyxy_px: NDArray[np.float32]  # (N, 4) xyxy, pixels
+    category_ids: tuple[int, ...]  # (N,)
 
 
 @dataclass(frozen=True)
@@ -99,9 +99,9 @@ class Dataset:
     skipped: tuple[SkippedTask, ...]
 
     @cached_property
-    def prompts(self) -> tuple[str, ...]:
-        """Unique prompts, in the order of the categories."""
-        return tuple(dict.fromkeys(prompt for category in self.categories for prompt in category.prompts))
+    def prompts(self) -> dict[int, tuple[str, ...]]:
+        """Category id -> the prompts that stand for it."""
+        return {category.id: category.prompts for category in self.categories}
 
     @cached_property
     def splits(self) -> dict[int, Split]:
@@ -113,11 +113,11 @@ class Dataset:
         return [self._sample(image) for image in self.images if image.split == name]
 
     def _sample(self, image: DatasetImage) -> Sample:
-        xywh = np.array([box[:4] for box in image.boxes], dtype=np.float64).reshape(-1, 4)  # (N, 4) xywh, pixels
-        xyxy = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)  # (N, 4) xyxy, pixels
-        category_ids = np.array([box.category_id for box in image.boxes], dtype=np.int64)  # (N,)
+        corners = [(x, y, x + width, y + height) for x, y, width, height, _ in image.boxes]
+        xyxy_px = np.array(corners, dtype=np.float32).reshape(-1, 4)  # (N, 4) xyxy, pixels
+        category_ids = tuple(box.category_id for box in image.boxes)  # (N,)
         path = self.image_dir / image.file_name
-        return Sample(image.task_id, path, image.width_px, image.height_px, xyxy, category_ids)
+        return Sample(image.task_id, path, image.width_px, image.height_px, xyxy_px, category_ids)
 
     @cached_property
     def counts(self) -> Json:

@@ -1,15 +1,17 @@
-"""Label Studio's REST API as the workers need it: store predictions, look what is stored, a fresh Authorization header.
+"""Label Studio's REST API as the workers need it: predictions, snapshots of annotations, a fresh Authorization header.
 
-Called by: worker.writer, worker.app. Must not import: torch, Celery.
+Called by: worker.writer, worker.snapshot, worker.app. Must not import: torch, Celery.
 The SDK tells personal access tokens from legacy ones and refreshes access tokens (they live 300 s) by itself.
 Example: `LabelStudio(url, key).store(project_id=1, predictions=[prediction])`
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import httpx
 
@@ -29,6 +31,16 @@ _REMEDIES = {
     403: "the token's user may not do this: invite the user to the project, or use another token",
     404: "it does not exist (any more)",
 }
+
+
+class Snapshot(NamedTuple):
+    """An export of a project's annotations that Label Studio makes, or has made, and keeps as a file."""
+
+    id: int
+    title: str
+    status: str  #: created, in_progress, failed or completed
+    tasks: int  #: in it; 0 until it is completed
+    created_at: datetime
 
 
 class LabelStudio:
@@ -67,11 +79,47 @@ class LabelStudio:
         stored = self._call(lambda: list(self._sdk.predictions.list(task=task_id)))
         return any(prediction.model_version == model_version for prediction in stored)
 
+    # -- snapshots ---------------------------------------------------------------------------------------------------
+
+    def create_snapshot(self, project_id: int, title: str, *, timeout_s: float) -> None:
+        """Ask for all tasks with a submitted annotation; a Label Studio without Redis answers only when it is done.
+
+        Not tried again by itself, as each call makes one more snapshot.
+        """
+        options = {"timeout_in_seconds": max(1, int(timeout_s)), "max_retries": 0}
+        annotated = {"annotated": "only"}
+        create = self._sdk.projects.exports.create
+        self._call(lambda: create(project_id, title=title, task_filter_options=annotated, request_options=options))
+
+    def snapshots(self, project_id: int) -> list[Snapshot]:
+        """The newest hundred snapshots of the project."""
+        exports = self._call(lambda: self._sdk.projects.exports.list(project_id))
+        return [
+            Snapshot(e.id, e.title or "", e.status, int((e.counters or {}).get("task_number", 0)), e.created_at)
+            for e in exports
+        ]
+
+    def download_snapshot(self, project_id: int, snapshot_id: int) -> Iterator[bytes]:
+        """The JSON of a completed snapshot, piece by piece."""
+        with self._translated():
+            yield from self._sdk.projects.exports.download(project_id, snapshot_id)
+
+    def delete_snapshot(self, project_id: int, snapshot_id: int) -> None:
+        """Delete a snapshot."""
+        self._call(lambda: self._sdk.projects.exports.delete(project_id, snapshot_id))
+
+    # -- errors ------------------------------------------------------------------------------------------------------
+
     def _call(self, request: Callable[[], T]) -> T:
+        with self._translated():
+            return request()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
         from label_studio_sdk.core.api_error import ApiError
 
         try:
-            return request()
+            yield
         except ApiError as error:
             raise _translate(error.status_code or 0) from error
         except httpx.HTTPError as error:
