@@ -24,6 +24,12 @@ def _strip_slash(value: object) -> object:
 Url = Annotated[str, BeforeValidator(_strip_slash)]
 
 
+#: Settings that may also come from a file, named by the variable with _FILE behind it
+SECRETS = (
+    "label_studio_api_key", "label_studio_access_token", "redis_url", "basic_auth_pass", "webhook_secret",
+)  # fmt: skip
+
+
 class Settings(BaseModel):
     """All settings, with their defaults. The description of each field is its documentation."""
 
@@ -108,6 +114,7 @@ def read_settings(environment: Mapping[str, str] | None = None, **overrides: obj
     source = os.environ if environment is None else environment
     values: dict[str, object] = {name.lower(): value for name, value in source.items() if value != ""}
     values |= {name: value for name, value in overrides.items() if value is not None}
+    values |= _read_secret_files(values)
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:
@@ -115,6 +122,19 @@ def read_settings(environment: Mapping[str, str] | None = None, **overrides: obj
         raise SettingsError(f"{str(first['loc'][0]).upper()}: {first['msg']} (got {first['input']!r})") from None
     _check_together(settings)
     return settings
+
+
+def _read_secret_files(values: Mapping[str, object]) -> dict[str, object]:
+    """The contents of the files that `<NAME>_FILE` variables name, as containers get their secrets."""
+    found: dict[str, object] = {}
+    for name in SECRETS:
+        path = values.get(f"{name}_file")
+        if path is not None and name not in values:
+            try:
+                found[name] = Path(str(path)).read_text(encoding="utf-8").strip()
+            except OSError as error:
+                raise SettingsError(f"{name.upper()}_FILE: {path} cannot be read: {error.strerror}") from None
+    return {name: value for name, value in found.items() if value != ""}
 
 
 def to_environment(settings: Settings) -> dict[str, str]:

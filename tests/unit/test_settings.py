@@ -66,3 +66,11 @@ def test_secrets_are_not_shown():
 def test_every_setting_is_described():
     undescribed = [name for name, field in Settings.model_fields.items() if not field.description]
     assert undescribed == []
+
+
+def test_secrets_may_come_from_files(tmp_path):
+    (tmp_path / "token").write_text("s3cret\n")
+    settings = read_settings({"LABEL_STUDIO_API_KEY_FILE": str(tmp_path / "token"), "LABEL_STUDIO_URL": "http://h"})
+    assert settings.label_studio_api_key.get_secret_value() == "s3cret"
+    with pytest.raises(SettingsError, match=r"WEBHOOK_SECRET_FILE: .*nowhere cannot be read"):
+        read_settings({"WEBHOOK_SECRET_FILE": "/nowhere"})
