@@ -19,14 +19,15 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 #: Settings that name files. The two tuples are those of contract/settings.py; a test compares them.
 PATH_SETTINGS = (
-    "checkpoint_file", "lang_model", "model_dir", "label_studio_data_dir", "local_files_root", "prompt_map_file",
+    "checkpoint_file", "lang_model", "model_dir", "model_cache_dir", "label_studio_data_dir", "local_files_root",
+    "prompt_map_file",
 )  # fmt: skip
 OTHER_SETTINGS = (
     "label_studio_url", "label_studio_api_key", "redis_url", "queue_limit", "queue_shards", "config_file", "device",
     "torch_threads", "score_threshold", "nms_iou", "predict_wait_s", "sync_wait_s", "predict_new_tasks",
     "failed_memory_s", "batch_size", "worker_threads", "interactive_threads", "writer_threads", "image_timeout_s",
     "image_limit_bytes", "image_limit_px", "detect_timeout_s", "basic_auth_user", "basic_auth_pass",
-    "webhook_secret", "log_level",
+    "webhook_secret", "log_level", "finetune_after", "finetune_debounce_s", "repredict",
 )  # fmt: skip
 #: Other names of the same settings; `hostname` and `access_token` are the older template's own.
 ALIASES = {
@@ -124,7 +125,8 @@ def _canonical(name: str) -> str:
 def _absolute(name: str, value: str, working_dir: Path) -> str:
     # CONFIG_FILE may also be the bare name of a config inside mmdet, so only an existing file is taken for a path.
     is_path = name in PATH_SETTINGS or (name == "config_file" and (working_dir / value).exists())
-    return str((working_dir / value).absolute()) if is_path and value else value
+    is_url = "://" in value  # MODEL_DIR may be s3://...
+    return str((working_dir / value).absolute()) if is_path and value and not is_url else value
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 
 from backend.models import ProjectModel
 from backend.payloads import TaskImage
+from backend.training import Training
 from contract.broker import connect_redis, make_celery, send
 from contract.delayed import Delayed
 from contract.errors import GroundcrewError, PredictionFailed, PredictionLate, QueueFull, UnknownJob
@@ -31,6 +32,7 @@ from contract.jobs import (
     job_id,
     new_run,
 )
+from contract.lookup import JobLookup
 from contract.projects import ProjectFacts, Projects
 from contract.prompts import InteractivePrompt
 from contract.results import Results
@@ -58,6 +60,8 @@ class Dispatcher:
         self.records = JobRecords(self._redis, failed_memory_s=settings.failed_memory_s)
         self.results = results or Results(self._redis)
         self.projects = Projects(self._redis)
+        self.training = Training(settings, self._redis, self._send)
+        self.jobs = JobLookup(self._redis, failed_memory_s=settings.failed_memory_s)
         self._delayed = Delayed(self._redis)
 
     # -- projects --------------------------------------------------------------------------------------------------

@@ -67,6 +67,7 @@ class Event:
     title: str = ""
     label_config: str = ""
     tasks: tuple[Task, ...] = ()
+    annotations: int = 0  #: new or changed ones, without those that skip their task
 
 
 def parse_json(body: bytes) -> Json:
@@ -104,9 +105,12 @@ def read_webhook(body: Json) -> Event:
     """Only the fields that the action needs are checked: an action we do not know may look like anything."""
     action = _text(body, "action", "action")
     project = body.get("project")
+    if action == "START_TRAINING":
+        return Event(action, project_id=_project_id(_object(project, "project").get("id"), "project.id"))
     if action not in (*_WITH_TASKS, "PROJECT_UPDATED"):
         known = project if isinstance(project, Mapping) else {}
-        return Event(action, project_id=_id_or_zero(known.get("id")))
+        annotations = _count_annotations(body.get("annotation"))
+        return Event(action, project_id=_id_or_zero(known.get("id")), annotations=annotations)
     project = _object(project, "project")
     title = project.get("title")
     return Event(
@@ -116,6 +120,12 @@ def read_webhook(body: Json) -> Event:
         label_config="" if action == "TASKS_DELETED" else _text(project, "label_config", "project.label_config"),
         tasks=_tasks(body) if action in _WITH_TASKS else (),
     )
+
+
+def _count_annotations(found: object) -> int:
+    """Label Studio sends one annotation, or a list of them under the same name. A skipped task has `was_cancelled`."""
+    annotations = found if isinstance(found, list) else [found]
+    return sum(isinstance(one, Mapping) and not one.get("was_cancelled") for one in annotations)
 
 
 def read_images(tasks: Sequence[Task], label_map: LabelMap) -> list[TaskImage]:

@@ -46,6 +46,7 @@ class Routes:
         routes.post("/webhook/<secret>")(self.webhook)
         routes.get("/jobs")(self.jobs)
         routes.get("/jobs/<job_id>")(self.job)
+        routes.post("/jobs/<job_id>/cancel")(self.cancel_job)
         routes.get("/metrics")(self.metrics)
         return routes
 
@@ -87,8 +88,12 @@ class Routes:
             "TASKS_CREATED": self._tasks_created,
             "TASKS_DELETED": self._tasks_deleted,
             "PROJECT_UPDATED": self._project_updated,
+            "ANNOTATION_CREATED": self._annotated,
+            "ANNOTATION_UPDATED": self._annotated,
+            "ANNOTATIONS_CREATED": self._annotated,
+            "START_TRAINING": self._start_training,
         }.get(event.action)
-        outcome = handle(event) if handle else "recorded"
+        outcome = handle(event) if handle and event.project_id else "recorded"
         if event.project_id:
             self._dispatcher.projects.record_event(event.project_id, event.action)
         return {"action": event.action, "outcome": outcome}
@@ -111,6 +116,13 @@ class Routes:
         self._remember(project, event.title)
         return f"version {project.model_version}"
 
+    def _annotated(self, event: Event) -> str:
+        return self._dispatcher.training.annotated(event.project_id, event.annotations)
+
+    def _start_training(self, event: Event) -> str:
+        job_id, created = self._dispatcher.training.start(event.project_id, "label-studio")
+        return f"fine-tune {job_id} {'is queued' if created else 'is waiting already'}; see /jobs/{job_id}"
+
     # -- what people and monitors read -----------------------------------------------------------------------------
 
     def jobs(self) -> JsonAnswer:
@@ -126,10 +138,15 @@ class Routes:
             "counts": records.counts(int(asked)),
             "events": projects.events(int(asked)),
             "failures": records.recent_failures(int(asked)),
+            "finetunes": self._dispatcher.training.records.latest(int(asked)),
         }
 
     def job(self, job_id: str) -> JsonAnswer:
-        return self._dispatcher.records.get(job_id)
+        return self._dispatcher.jobs.get(job_id)
+
+    def cancel_job(self, job_id: str) -> JsonAnswer:
+        """The record afterwards; a running fine-tune stops within seconds."""
+        return self._dispatcher.jobs.cancel(job_id)
 
     def metrics(self) -> Response:
         return Response(write_metrics(self._watch, self._dispatcher), content_type=CONTENT_TYPE)

@@ -180,8 +180,8 @@ class FinetuneJob(Message):
 
     id: str  #: "ft-<project>-<8 hex digits>"
     project_id: int  #: Label Studio's
-    base: str  #: name and version of the weights to start from
     requested_by: Requester
+    base: str = ""  #: name and version of the weights to start from; empty: what is current when it starts
     options: dict[str, str | int | float | bool] = Field(default_factory=dict)  #: over the trainer's defaults
     requested_at_s: float = Field(default_factory=time.time)  #: Unix time
 

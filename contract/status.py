@@ -134,6 +134,10 @@ class JobRecords:
     def cancel(self, job_id: str, run: str, project_id: int, reason: str) -> bool:
         return self._move_id(job_id, run, project_id, "cancelled", OPEN, {"code": "cancelled", "reason": reason})
 
+    def cancel_waiting(self, job: PredictJob, reason: str) -> bool:
+        """queued -> cancelled. False where a worker has it, or it is over."""
+        return self._move(job, "cancelled", ("queued",), {"code": "cancelled", "reason": reason})
+
     def _move(self, job: PredictJob, state: str, allowed: Sequence[str], fields: Mapping[str, str]) -> bool:
         return self._move_id(job.id, job.run, job.project_id, state, allowed, fields)
 

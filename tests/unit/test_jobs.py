@@ -9,6 +9,7 @@ from contract.jobs import (
     INTERACTIVE_QUEUE,
     Asked,
     ExpandJob,
+    FinetuneJob,
     PredictJob,
     WriteBackJob,
     bulk_queue,
@@ -18,7 +19,7 @@ from contract.jobs import (
 from tests.fakes.jobs import predict_job
 
 GOLDEN = Path(__file__).parent.parent / "golden"
-KINDS = {kind.name: kind for kind in (PredictJob, WriteBackJob, ExpandJob)}
+KINDS = {kind.name: kind for kind in (PredictJob, WriteBackJob, ExpandJob, FinetuneJob)}
 
 
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.json")), ids=lambda path: path.stem)
@@ -33,7 +34,7 @@ def test_there_is_a_golden_message_of_each_kind():
 
 
 def test_task_names_never_change():
-    assert set(KINDS) == {"groundcrew.predict", "groundcrew.write_back", "groundcrew.expand"}
+    assert set(KINDS) == {"groundcrew.predict", "groundcrew.write_back", "groundcrew.expand", "groundcrew.finetune"}
 
 
 def test_the_id_depends_on_project_task_and_version_only():
