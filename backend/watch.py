@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import redis
 
-from contract.broker import queue_depths
+from contract.broker import connect_redis, queue_depths
 from contract.heartbeats import alive
 from contract.settings import Settings
 from contract.status import OPEN_KEY
@@ -22,9 +22,7 @@ class Watch:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._redis = redis.Redis.from_url(
-            settings.redis_url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, decode_responses=True
-        )
+        self._redis = connect_redis(settings, timeout_s=TIMEOUT_S)
 
     def redis_answers(self) -> bool:
         try:

@@ -93,14 +93,14 @@ def _transport_options(settings: Settings, publish_only: bool) -> dict[str, obje
     return options
 
 
-def connect_redis(settings: Settings) -> redis.Redis:
-    """A redis-py client that answers or fails within SOCKET_TIMEOUT_S (blocking reads bring their own limit)."""
+def connect_redis(settings: Settings, *, timeout_s: float = SOCKET_TIMEOUT_S) -> redis.Redis:
+    """A redis-py client that answers or fails within timeout_s seconds (blocking reads bring their own limit)."""
     url = redis_url(settings)
     tcp_only = {} if url.startswith("unix://") else {"socket_keepalive": True}
     return redis.Redis.from_url(
         url,
-        socket_timeout=SOCKET_TIMEOUT_S,
-        socket_connect_timeout=SOCKET_TIMEOUT_S,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
         health_check_interval=25,
         decode_responses=True,
         **tcp_only,

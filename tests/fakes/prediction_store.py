@@ -1,4 +1,4 @@
-"""Label Studio's prediction endpoints as they were found to behave, in memory. Called by: tests/services/test_writer.py.
+"""Label Studio's prediction endpoints as they really behave, in memory. Called by: tests/services/test_writer.py.
 
 Nothing is idempotent; the bulk endpoint refuses all for one bad task id and drops invalid items silently.
 """

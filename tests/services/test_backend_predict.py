@@ -377,7 +377,7 @@ def test_without_a_token_an_opened_task_overtakes_the_bulk_queue(
 ) -> None:
     # given a selection that waits in the bulk queue
     ask(make_settings(NO_WAIT), batch(3))
-    assert worker.depths() == {bulk_queue(1, 8): 3}
+    assert worker.depths()[bulk_queue(1, 8)] == 3
 
     # when one of its tasks is opened
     waiting: Answer = pool.submit(ask, make_settings(LONG), batch(1))
