@@ -17,6 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from contract.errors import ImageTooLarge, ImageUnreadable
 
 Pixels = NDArray[np.uint8]
+LONGEST_TO_SHORTEST = 100  #: a thinner image would be less than a pixel wide for the model
 
 
 def decode_image(data: bytes, *, limit_px: int) -> Pixels:
@@ -52,8 +53,8 @@ def _check_size(image: Image.Image, limit_px: int) -> None:
     width, height = image.size
     if width * height > limit_px:
         raise ImageTooLarge(f"the image has {width} x {height} pixels, more than IMAGE_LIMIT_PX={limit_px}")
-    if min(width, height) < 1:
-        raise ImageUnreadable(f"the image has {width} x {height} pixels")
+    if min(width, height) < 1 or max(width, height) > LONGEST_TO_SHORTEST * min(width, height):
+        raise ImageUnreadable(f"an image of {width} x {height} pixels cannot be resized for the model")
 
 
 def _to_rgb(image: Image.Image) -> Pixels:

@@ -82,3 +82,8 @@ def test_a_truncated_file_is_unreadable(kind):
     data = encode(Image.fromarray(noise), kind)
     with pytest.raises(ImageUnreadable):
         decode(data[: len(data) // 2])
+
+
+def test_a_line_is_no_image_for_the_model():
+    with pytest.raises(ImageUnreadable, match="2 x 300 pixels cannot be resized"):
+        decode(encode(Image.new("L", (2, 300))))
