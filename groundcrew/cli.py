@@ -1,4 +1,4 @@
-"""The command line: `groundcrew up | demo | doctor | predict | jobs`.
+"""The command line: `groundcrew up | demo | doctor | predict | jobs | models | finetune`.
 
 Called by: people, Makefile, backend/_wsgi.py. Must not import at the top: torch, backend, worker (a --help stays fast).
 Example: `groundcrew predict photo.jpg --prompt "red circle . blue square"`
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -85,19 +86,121 @@ def predict(images: tuple[Path, ...], prompt: str, out_dir: Path, **flags: Any) 
 
 
 @cli.command()
-@click.argument("job_id", required=False)
+@click.argument("words", metavar="[[cancel] JOB_ID]", nargs=-1)
 @click.option("--project", "project_id", type=int, help="Only this Label Studio project")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of tables")
 @settings_options
-def jobs(job_id: str | None, project_id: int | None, as_json: bool, **flags: Any) -> None:
-    """What is queued, running, done and failed; or one job with its reason."""
-    from groundcrew.jobs import print_jobs, show_jobs
+def jobs(words: tuple[str, ...], project_id: int | None, as_json: bool, **flags: Any) -> None:
+    """What is queued, running, done and failed; or one job with its reason; or cancel that job.
 
-    found = show_jobs(_settings_of_running_crew(flags), job_id, project_id)
+    A job that waits is cancelled at once; a fine-tune that runs is told to stop and does so within seconds.
+    """
+    from groundcrew.jobs import cancel_job, print_jobs, show_jobs
+
+    settings = _settings_of_running_crew(flags)
+    match words:
+        case ():
+            found = show_jobs(settings, None, project_id)
+        case ("cancel", job_id):
+            found = cancel_job(settings, job_id)
+        case (job_id,) if job_id != "cancel":
+            found = show_jobs(settings, job_id, project_id)
+        case _:
+            raise click.UsageError("say `jobs`, `jobs JOB_ID` or `jobs cancel JOB_ID`")
+    _print(found, as_json, print_jobs)
+
+
+@cli.group()
+def models() -> None:
+    """Model versions: list, show, promote, roll back, add."""
+
+
+_PROJECT = click.option("--project", "project_id", type=int, help="Label Studio's number of the project")
+_JSON = click.option("--json", "as_json", is_flag=True, help="JSON instead of a table")
+
+
+@models.command("list")
+@_PROJECT
+@_JSON
+@settings_options
+def list_models(project_id: int | None, as_json: bool, **flags: Any) -> None:
+    """The base model and all versions: which is current, which were refused and why."""
+    from groundcrew import models_command as command
+
+    _print(command.list_models(read_settings(**flags), project_id), as_json, command.print_models)
+
+
+@models.command("show")
+@click.argument("ref")
+@_JSON
+@settings_options
+def show_model(ref: str, as_json: bool, **flags: Any) -> None:
+    """The card of one version: from what it was made, how it was measured, how it is used."""
+    from groundcrew import models_command as command
+
+    _print(command.show_model(read_settings(**flags), ref), as_json, command.print_model)
+
+
+@models.command("promote")
+@click.argument("ref")
+@_PROJECT
+@settings_options
+def promote_model(ref: str, project_id: int | None, **flags: Any) -> None:
+    """Make a version current for its project (or for --project), whatever the measurement said."""
+    from groundcrew.models_command import promote_model
+
+    _say(promote_model(read_settings(**flags), ref, project_id))
+
+
+@models.command("rollback")
+@click.option("--project", "project_id", type=int, required=True, help="Label Studio's number of the project")
+@settings_options
+def rollback_model(project_id: int, **flags: Any) -> None:
+    """Go back to the version that was current before."""
+    from groundcrew.models_command import rollback_model
+
+    _say(rollback_model(read_settings(**flags), project_id))
+
+
+@models.command("add")
+@click.argument("directory", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--name", help="Unless card.json in the directory says it")
+@click.option("--version", help="Unless card.json in the directory says it")
+@settings_options
+def add_model(directory: Path, name: str | None, version: str | None, **flags: Any) -> None:
+    """Register a directory with config.py, model.safetensors and perhaps bert/ as a version."""
+    from groundcrew.models_command import add_model
+
+    _say(add_model(read_settings(**flags), directory, name, version))
+
+
+@cli.command()
+@click.option("--project", "project_id", type=int, required=True, help="Label Studio's number of the project")
+@click.option("--base", default="", help="Version to start from  [default: the current one]")
+@click.option("--set", "pairs", metavar="NAME=VALUE", multiple=True, help="Training option, for example epochs=5")
+@click.option("--detach", is_flag=True, help="Print the job's id and end, instead of showing how far it is")
+@settings_options
+def finetune(project_id: int, base: str, pairs: tuple[str, ...], detach: bool, **flags: Any) -> None:
+    """Make a better version out of a project's annotations; it becomes current only if it is better.
+
+    Ctrl-C ends this display, not the job. Exit codes: 0 done, whether promoted or refused; 1 failed or cancelled.
+    """
+    from groundcrew import finetune_command as command
+
+    settings = _settings_of_running_crew(flags)
+    job_id = command.request_finetune(settings, project_id, base=base, options=command.read_options(pairs))
+    click.echo(job_id)
+    if not command.trainers(settings):
+        _say("no trainer is alive, so it waits; start one with `groundcrew up` or `python -m worker train`")
+    if not detach:
+        _say(command.conclude(command.follow(settings, job_id)))
+
+
+def _print(found: Any, as_json: bool, print_table: Callable[[Any], None]) -> None:
     if as_json:
         click.echo(json.dumps(found, indent=2, ensure_ascii=False))
     else:
-        print_jobs(found)
+        print_table(found)
 
 
 def _settings_of_running_crew(flags: dict[str, Any]) -> Settings:

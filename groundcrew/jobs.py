@@ -1,4 +1,4 @@
-"""`groundcrew jobs`: how many jobs each project has in which state, what failed and why, what waits, who is alive.
+"""`groundcrew jobs`: how many jobs each project has in which state, what failed and why, fine-tunes, who is alive.
 
 Called by: groundcrew.cli. Must not import: backend, worker.
 Example: `print_jobs(show_jobs(settings, None, project_id=1))`
@@ -18,20 +18,22 @@ from contract.broker import connect_redis, queue_depths
 from contract.delayed import Delayed
 from contract.errors import BrokerUnavailable
 from contract.heartbeats import alive
+from contract.lookup import JobLookup
 from contract.projects import Projects
 from contract.settings import Settings
-from contract.status import STATES, JobRecords
+from contract.status import STATES
 
 MOST_FAILURES = 20
+MOST_FINETUNES = 10
 
 Json = dict[str, Any]
 
 
 def show_jobs(settings: Settings, job_id: str | None, project_id: int | None) -> Json:
-    """One job's record, or the overview: projects, failures (newest first), queues, delayed, processes.
+    """One job's record, or the overview: projects, failures and fine-tunes (newest first), queues, delayed, processes.
 
     Args:
-        job_id: of one job, such as "p1-t7-3fa2c19b".
+        job_id: of one job, such as "p1-t7-3fa2c19b" or "ft-1-5c1d09ab".
         project_id: only this Label Studio project.
 
     Raises:
@@ -39,21 +41,33 @@ def show_jobs(settings: Settings, job_id: str | None, project_id: int | None) ->
     """
     try:
         with connect_redis(settings) as client:
-            records = JobRecords(client, failed_memory_s=settings.failed_memory_s)
-            return records.get(job_id) if job_id else _overview(client, records, settings, project_id)
+            lookup = JobLookup(client, failed_memory_s=settings.failed_memory_s)
+            return lookup.get(job_id) if job_id else _overview(client, lookup, settings, project_id)
     except redis.RedisError as error:
         raise BrokerUnavailable from error
 
 
-def _overview(client: redis.Redis, records: JobRecords, settings: Settings, project_id: int | None) -> Json:
+def cancel_job(settings: Settings, job_id: str) -> Json:
+    """Cancel what waits, tell a running fine-tune to stop; returns the record. Raises UnknownJob, BrokerUnavailable."""
+    try:
+        with connect_redis(settings) as client:
+            return JobLookup(client, failed_memory_s=settings.failed_memory_s).cancel(job_id)
+    except redis.RedisError as error:
+        raise BrokerUnavailable from error
+
+
+def _overview(client: redis.Redis, lookup: JobLookup, settings: Settings, project_id: int | None) -> Json:
+    records = lookup.predicts
     titles = {facts.project_id: facts.title for facts in Projects(client).list()}
     chosen = [project_id] if project_id is not None else sorted(titles)
+    finetunes = [row for number in chosen for row in lookup.finetunes.latest(number)]
     failures = [row for number in chosen for row in records.recent_failures(number, MOST_FAILURES)]
     return {
         "projects": [
             {"project_id": number, "title": titles.get(number, ""), **records.counts(number)} for number in chosen
         ],
         "failures": sorted(failures, key=_changed_s, reverse=True)[:MOST_FAILURES],
+        "finetunes": sorted(finetunes, key=_changed_s, reverse=True),
         "queues": queue_depths(client, settings.queue_shards),
         "delayed": Delayed(client).count(),
         "processes": alive(client),
@@ -73,6 +87,8 @@ def print_jobs(found: Mapping[str, Any]) -> None:
     console.print(_project_table(found["projects"]))
     if found["failures"]:
         console.print(_failure_table(found["failures"]))
+    if found["finetunes"]:
+        console.print(_finetune_table(found["finetunes"][:MOST_FINETUNES]))
     console.print(f"Waiting: {_queues(found)}", markup=False, soft_wrap=True)
     names = ", ".join(str(process["name"]) for process in found["processes"])
     console.print(f"Alive: {names or 'nobody; start `groundcrew up`'}", markup=False, soft_wrap=True)
@@ -97,12 +113,23 @@ def _failure_table(failures: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
+def _finetune_table(finetunes: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table("Job", "Project", "State", "Stage", "Version", "Reason", title="Fine-tunes", title_justify="left")
+    for row in finetunes:
+        known = [row.get(name, "") for name in ("id", "project_id", "state", "stage", "version", "reason")]
+        table.add_row(*map(_plain, known))
+    return table
+
+
 def _job_table(job: Mapping[str, Any]) -> Table:
     table = Table(show_header=False, title=f"Job {_plain(job['id'])}", title_justify="left")
     for name, value in job.items():
-        shown = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value)) if name == "updated_s" else value
+        shown = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value)) if name in _MOMENTS else value
         table.add_row(name.removesuffix("_s"), _plain(shown))
     return table
+
+
+_MOMENTS = ("updated_s", "requested_at_s")  #: Unix times
 
 
 def _queues(found: Mapping[str, Any]) -> str:

@@ -1,0 +1,127 @@
+"""`groundcrew models`: which versions exist, which one a project uses, and changing that.
+
+Called by: groundcrew.cli. Must not import: backend, worker, torch.
+Workers and the API read the same MODEL_DIR, so a change counts for the next image; nothing is restarted.
+Example: `list_models(settings, project_id=3)` -> [{"ref": "tiny-shapes-p3-1", "state": "current", ...}, ...]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from contract.cards import VersionCard
+from contract.errors import SettingsError, UnknownVersion
+from contract.registry import Listed, Registry, read_card
+from contract.settings import Settings
+
+Json = dict[str, Any]
+
+
+def list_models(settings: Settings, project_id: int | None) -> list[Json]:
+    """The base and all versions, oldest first; with a project its own only."""
+    return [_as_row(listed) for listed in Registry(settings).list(project_id)]
+
+
+def show_model(settings: Settings, ref: str) -> Json:
+    """The card, and where the files are. Raises UnknownVersion."""
+    registry = Registry(settings)
+    version = registry.get(ref)
+    files = {"config": version.config, "checkpoint": str(version.checkpoint)}
+    if ref == registry.base.ref:
+        return {"ref": ref, "name": version.name, "version": version.version,
+                "score_threshold": version.score_threshold, "nms_iou": version.nms_iou, **files}  # fmt: skip
+    return {"ref": ref, **registry.card(ref).model_dump(mode="json"), **files}
+
+
+def promote_model(settings: Settings, ref: str, project_id: int | None) -> str:
+    """Make a version current; returns what was done, in words. Raises UnknownVersion, CheckpointRefused."""
+    registry = Registry(settings)
+    project = project_id if project_id is not None else _project_of(registry, ref)
+    registry.promote(project, ref)
+    return f"project {project} now uses {ref}; jobs that wait get the new version"
+
+
+def rollback_model(settings: Settings, project_id: int) -> str:
+    """Back to the version before; returns what was done, in words. Raises UnknownVersion."""
+    ref = Registry(settings).rollback(project_id)
+    return f"project {project_id} uses {ref} again; jobs that wait get that version"
+
+
+def add_model(settings: Settings, directory: Path, name: str | None, version: str | None) -> str:
+    """Publish a directory with config.py, model.safetensors and perhaps bert/; returns what was done, in words.
+
+    Args:
+        name, version: where the directory has no card.json, or another one is wanted.
+
+    Raises:
+        SettingsError: neither card.json nor both options name it.
+        RegistryError: a file is missing, there is such a version already, or MODEL_DIR cannot be written.
+    """
+    added = Registry(settings).publish(directory, _card_for(directory, name, version))
+    return f"{added.ref} is registered; use it with: groundcrew models promote {added.ref} --project N"
+
+
+def _card_for(directory: Path, name: str | None, version: str | None) -> VersionCard:
+    given = {key: value for key, value in (("name", name), ("version", version)) if value is not None}
+    try:
+        known = read_card(directory).model_dump() if (directory / "card.json").exists() else {"made_by": "by hand"}
+        return VersionCard.model_validate(known | given)
+    except (UnknownVersion, ValueError):
+        raise SettingsError(
+            f"{directory} has no usable card.json: give --name and --version (letters, digits, dots, dashes)"
+        ) from None
+
+
+def _project_of(registry: Registry, ref: str) -> int:
+    project_id = None if ref == registry.base.ref else registry.card(ref).project_id
+    if project_id is None:
+        raise SettingsError(f"{ref} was not made for one project: say which with --project N")
+    return project_id
+
+
+def _as_row(listed: Listed) -> Json:
+    card = listed.card
+    return {
+        "ref": listed.ref,
+        "state": listed.state,
+        "project_id": card.project_id,
+        "base": card.base,
+        "created_at": card.created_at,
+        "map_base": card.metrics.get("base", {}).get("map"),
+        "map": card.metrics.get("candidate", {}).get("map"),
+        "reason": card.reason,
+    }
+
+
+def print_models(rows: Sequence[Mapping[str, Any]]) -> None:
+    """What list_models found, as a table."""
+    table = Table("Version", "State", "Project", "Made from", "mAP", "Made", "Reason")
+    for row in rows:
+        project = "" if row["project_id"] is None else str(row["project_id"])
+        table.add_row(*map(_plain, (row["ref"], row["state"], project, row["base"], _gain(row), row["created_at"][:16],
+                                    row["reason"])))  # fmt: skip
+    Console(highlight=False).print(table)
+
+
+def print_model(found: Mapping[str, Any]) -> None:
+    """What show_model found, as a table without what is empty."""
+    table = Table(show_header=False, title=_plain(found["ref"]), title_justify="left")
+    for name, value in found.items():
+        if value not in ("", None, {}):
+            table.add_row(name, _plain(value))
+    Console(highlight=False).print(table)
+
+
+def _gain(row: Mapping[str, Any]) -> str:
+    before, after = row["map_base"], row["map"]
+    return "" if before is None or after is None else f"{before:.3f} -> {after:.3f}"
+
+
+def _plain(value: object) -> str:
+    """Text in which square brackets mean nothing to rich."""
+    return str(value).replace("[", r"\[")

@@ -1,0 +1,87 @@
+"""`groundcrew models` as a person types it, on a registry of small files."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from contract.errors import GroundcrewError
+from contract.registry import Registry
+from contract.settings import read_settings
+from groundcrew.cli import cli
+from tests.fakes.versions import card, version_files
+
+METRICS = {"base": {"map": 0.31}, "candidate": {"map": 0.62}}
+
+
+@pytest.fixture
+def registry(tmp_path):
+    """Version 1 of project 3 was promoted, version 2 refused."""
+    made = Registry(read_settings({"MODEL_DIR": str(tmp_path / "models")}))
+    made.publish(version_files(tmp_path, "1"), card(1, metrics=METRICS, reason="mAP rose"))
+    made.publish(version_files(tmp_path, "2"), card(2, decision="refused", reason="mAP [fell]"))
+    made.promote(3, "tiny-shapes-p3-1")
+    return made
+
+
+@pytest.fixture
+def models(tmp_path, registry):
+    """Runs `groundcrew models ...`; returns what it says. Raises what it raises."""
+
+    def run(*arguments):
+        command = ["models", *arguments, "--model-dir", str(tmp_path / "models")]
+        return CliRunner(env={"COLUMNS": "160"}).invoke(cli, command, catch_exceptions=False).output
+
+    return run
+
+
+def test_list_shows_states_gains_and_reasons(models):
+    rows = {row["ref"]: row for row in json.loads(models("list", "--json"))}
+    assert {ref: row["state"] for ref, row in rows.items()} == {
+        "tiny-shapes-1": "base", "tiny-shapes-p3-1": "current", "tiny-shapes-p3-2": "refused"}  # fmt: skip
+    table = models("list", "--project", "3")
+    assert "0.310 -> 0.620" in table
+    assert "mAP [fell]" in table
+
+
+def test_show_prints_the_card(models):
+    shown = json.loads(models("show", "tiny-shapes-p3-1", "--json"))
+    assert (shown["metrics"], shown["base"]) == (METRICS, "tiny-shapes-1")
+    assert "mAP rose" in models("show", "tiny-shapes-p3-1")
+    assert json.loads(models("show", "tiny-shapes-1", "--json"))["score_threshold"] > 0
+
+
+def test_promote_and_rollback(models, registry):
+    assert "project 3 now uses tiny-shapes-p3-2" in models("promote", "tiny-shapes-p3-2")
+    assert registry.current(3).ref == "tiny-shapes-p3-2"
+    assert "project 3 uses tiny-shapes-p3-1 again" in models("rollback", "--project", "3")
+    assert registry.current(3).ref == "tiny-shapes-p3-1"
+    models("promote", "tiny-shapes-1", "--project", "3")
+    assert registry.current(3) == registry.base
+
+
+def test_add_registers_a_directory_that_serves_any_project(models, registry, tmp_path):
+    said = models("add", str(version_files(tmp_path, "x")), "--name", "street", "--version", "2")
+    assert "street-2 is registered" in said
+    models("promote", "street-2", "--project", "7")
+    assert registry.current(7).ref == "street-2"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["show", "nothing-1"], "nothing-1 is not registered; known: tiny-shapes-1, tiny-shapes-p3-1"),
+        (["promote", "tiny-shapes-1"], "say which with --project"),
+        (["promote", "../x", "--project", "3"], "cannot be the name"),
+        (["rollback", "--project", "9"], "no earlier version"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_sentence(models, arguments, sentence):
+    with pytest.raises(GroundcrewError, match=sentence):
+        models(*arguments)
+
+
+def test_a_directory_without_a_name_is_refused(models, tmp_path):
+    for more in ([], ["--name", "a/b", "--version", "1"]):
+        with pytest.raises(GroundcrewError, match="give --name and --version"):
+            models("add", str(version_files(tmp_path, "x")), *more)
