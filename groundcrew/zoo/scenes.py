@@ -5,8 +5,10 @@ Must not import torch, mmdet or the rest of groundcrew: numpy and Pillow only.
 Example: `scene = make_scene(7, size_px=(480, 640)); scene.names  # ["red circle", "blue star", ...]`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +48,7 @@ SHORT_SIDE_PX = 256
 OBJECT_SIDES_PX = (24, 110)
 MAX_COVERED = 0.1  # of the smaller of two boxes: what is drawn later hides hardly anything
 OVERSAMPLING = 4
+NOTHING_MORE: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,8 @@ def make_scene(
     size_px: int | tuple[int, int] = SHORT_SIDE_PX,
     pairs: Sequence[Pair] = ALL_PAIRS,
     counts: tuple[int, int] = (2, 7),
+    more_shapes: Mapping[str, Shape] = NOTHING_MORE,
+    more_colours: Mapping[str, tuple[int, int, int]] = NOTHING_MORE,
 ) -> Scene:
     """Draw the scene of this seed: equal arguments give equal pictures.
 
@@ -76,6 +81,8 @@ def make_scene(
         size_px: side of a square picture, or (height, width).
         pairs: colours and shapes to choose from; names of SPARE_COLOURS and SPARE_SHAPES are allowed.
         counts: smallest and largest number of objects; fewer are drawn where no free place is found.
+        more_shapes: further shapes that `pairs` may name.
+        more_colours: further colours that `pairs` may name.
 
     Raises:
         KeyError: if a pair names a colour or shape that has no entry here.
@@ -87,13 +94,13 @@ def make_scene(
     chosen: list[Pair] = []
     for sides_px in _draw_sides(random, min(height_px, width_px), int(random.integers(counts[0], counts[1] + 1))):
         colour, shape = pairs[random.integers(len(pairs))]
-        mask = draw_mask(random, {**SHAPES, **SPARE_SHAPES}[shape], sides_px)
+        mask = draw_mask(random, {**SHAPES, **SPARE_SHAPES, **more_shapes}[shape], sides_px)
         corner = _find_place(random, mask.shape, (height_px, width_px), boxes)
         if corner is None:
             continue
         boxes.append(_box_of(mask, corner))
         chosen.append((colour, shape))
-        _paint(random, canvas, mask, corner, {**COLOURS, **SPARE_COLOURS}[colour])
+        _paint(random, canvas, mask, corner, {**COLOURS, **SPARE_COLOURS, **more_colours}[colour])
     image = np.clip(canvas, 0, 255).astype(np.uint8)
     return Scene(image, np.array(boxes, np.float32).reshape(-1, 4), chosen)
 

@@ -1,0 +1,230 @@
+"""Measures a model on a project's val split and on what its base knew, and decides whether a candidate is promoted.
+
+Called by worker/finetune.py, by worker/train.py between updates, and by `groundcrew bench finetune`.
+Must not import backend, groundcrew, torch or mmdet: the detector is passed in. Average precision is pycocotools'.
+Example: `decide(Findings(evaluate(base, val, categories)), Findings(evaluate(new, val, categories))).promoted`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contract.errors import JobCancelled
+from worker.dataset import Category
+from worker.detectors.base import Boxes, Detector
+from worker.replay import Replay
+from worker.training.samples import SampleLike, read_pixels
+
+LEAST_SCORE = 0.001  #: COCO ranks all boxes; those below change no third digit and cost time
+IMAGES_A_CALL = 4
+Item = TypeVar("Item")
+RECALLS = np.linspace(0.0, 1.0, 101)  #: at which COCO reads precision
+
+
+@dataclass(frozen=True, eq=False)
+class Metrics:
+    """COCO's figures, 0 to 1, over the categories that are present."""
+
+    map: float  #: mean over IoU 0.50 to 0.95; 0 if there is no box at all
+    ap50: float
+    per_class_ap: Mapping[str, float]  #: over IoU 0.50 to 0.95, by the category's name
+    per_class_ap50: Mapping[str, float]
+    images: int
+    boxes: int
+    precision50: NDArray[np.float64]  # (101,) mean precision at IoU 0.5 for each of RECALLS
+
+    def to_json(self) -> dict[str, object]:
+        """For metrics.json and the version's card."""
+        per_class = {name: round(value, 4) for name, value in self.per_class_ap.items()}
+        figures = {"map": round(self.map, 4), "ap50": round(self.ap50, 4), "per_class_ap": per_class}
+        return {**figures, "images": self.images, "boxes": self.boxes}
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was measured of one model."""
+
+    val: Metrics
+    general: Metrics | None = None  #: on the base's held-out images, if it ships any
+
+
+@dataclass(frozen=True)
+class Rule:
+    """When a candidate is promoted; stored in its card."""
+
+    least_gain: float = 0.0  #: mAP on val must rise by more than this
+    most_forgetting: float = 0.02  #: AP50 on the base's held-out images may fall by this much
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The outcome, with a sentence for people."""
+
+    promoted: bool
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """One image: what is there and what was found, by numbers of names."""
+
+    truth_xyxy_px: NDArray[np.floating]  # (N, 4) xyxy, pixels
+    truth: Sequence[int]  # (N,)
+    found: Boxes
+    names: Sequence[int]  #: number of the name that each label of `found` stands for
+
+
+def decide(base: Findings, candidate: Findings, rule: Rule | None = None) -> Decision:
+    """Compare two models that were measured on the same images with the same prompts."""
+    rule = rule or Rule()
+    if not candidate.val.boxes:
+        return Decision(False, "There is no box on val to measure with: annotate more images.")
+    before, after = base.val.map, candidate.val.map
+    change = f"mAP on val went from {before:.3f} to {after:.3f}"
+    if after <= before + rule.least_gain:
+        return Decision(False, f"{change}; it must rise by more than {rule.least_gain:g}.")
+    if base.general is None or candidate.general is None:
+        return Decision(True, f"{change}; the base ships no held-out images to check what was forgotten.")
+    fall = base.general.ap50 - candidate.general.ap50
+    kept = f"AP50 on the base's own held-out images went from {base.general.ap50:.3f} to {candidate.general.ap50:.3f}"
+    if fall > rule.most_forgetting:
+        return Decision(False, f"{change}, but {kept}: more than {rule.most_forgetting:g} was forgotten.")
+    return Decision(True, f"{change}; {kept}.")
+
+
+def evaluate(
+    detector: Detector,
+    samples: Sequence[SampleLike],
+    categories: Sequence[Category],
+    *,
+    nms_iou: float | None = 0.7,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Metrics:
+    """Look for all prompts of the project in every sample, as prediction does.
+
+    Raises:
+        JobCancelled: as soon as `cancelled` says so.
+        PromptError, OutOfDeviceMemory: from the detector; ImageUnreadable: from a file.
+    """
+    number = {category.id: place for place, category in enumerate(categories)}
+    pairs = [(number[category.id], prompt) for category in categories for prompt in category.prompts]
+    groups, prompts = [place for place, _ in pairs], tuple(prompt for _, prompt in pairs)
+    judged = []
+    for part in _cut(samples, IMAGES_A_CALL, cancelled):
+        images = [read_pixels(sample.image_path) for sample in part]
+        found = detector.detect(images, prompts, score_threshold=LEAST_SCORE, nms_iou=nms_iou, groups=groups)
+        for sample, boxes in zip(part, found, strict=True):
+            truth = [number[int(category)] for category in sample.category_ids]
+            judged.append(Judged(np.asarray(sample.boxes_xyxy_px), truth, boxes, groups))
+    return measure(judged, [category.name for category in categories])
+
+
+def evaluate_general(
+    detector: Detector,
+    replay: Replay | None,
+    *,
+    nms_iou: float | None = 0.7,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Metrics | None:
+    """The forgetting check: the base's held-out images, each with its own prompts; None if there are none."""
+    if replay is None or not replay.held_out:
+        return None
+    names = list(dict.fromkeys(name for item in replay.held_out for name in item.captions[0].names))
+    number = {name: place for place, name in enumerate(names)}
+    judged = []
+    for (item,) in _cut(replay.held_out, 1, cancelled):
+        caption = item.captions[0]
+        asked = [number[name] for name in caption.names]
+        image = replay.read_pixels(item)
+        found = detector.detect([image], tuple(caption.names), score_threshold=LEAST_SCORE, nms_iou=nms_iou)[0]
+        shown = [box for box, group in enumerate(caption.matches) if group]
+        truth = [asked[caption.matches[box][0]] for box in shown]
+        judged.append(Judged(item.boxes_xyxy_px[shown], truth, found, asked))
+    return measure(judged, names)
+
+
+def _cut(items: Sequence[Item], size: int, cancelled: Callable[[], bool]) -> Iterator[Sequence[Item]]:
+    for first in range(0, len(items), size):
+        if cancelled():
+            raise JobCancelled("The evaluation was cancelled.")
+        yield items[first : first + size]
+
+
+def measure(judged: Sequence[Judged], names: Sequence[str]) -> Metrics:
+    """COCO's average precision; names that no image shows are left out, as COCO does."""
+    boxes = sum(len(image.truth) for image in judged)
+    if not boxes:
+        return Metrics(0.0, 0.0, {}, {}, len(judged), 0, np.zeros(len(RECALLS)))
+    precision = _precision(judged, len(names))  # (10 IoUs, 101 recalls, names); -1 where a name is not present
+    present = [place for place in range(len(names)) if precision[0, 0, place] >= 0]
+    per_class = {names[place]: float(precision[:, :, place].mean()) for place in present}
+    per_class50 = {names[place]: float(precision[0, :, place].mean()) for place in present}
+    means = (float(np.mean(list(values.values()))) for values in (per_class, per_class50))
+    return Metrics(*means, per_class, per_class50, len(judged), boxes, precision[0][:, present].mean(1))
+
+
+def _precision(judged: Sequence[Judged], names: int) -> NDArray[np.float64]:
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    with contextlib.redirect_stdout(io.StringIO()):  # it reports each step
+        truth = COCO()
+        truth.dataset = {
+            "images": [{"id": image} for image in range(len(judged))],
+            "categories": [{"id": name} for name in range(names)],
+            "annotations": list(_truths(judged)),
+        }
+        truth.createIndex()
+        found = COCO()
+        found.dataset = {**truth.dataset, "annotations": list(_finds(judged))}
+        found.createIndex()
+        judge = COCOeval(truth, found, "bbox")
+        judge.evaluate()
+        judge.accumulate()
+    return judge.eval["precision"][..., 0, -1]  # objects of all sizes, the best 100 boxes of an image
+
+
+def _truths(judged: Sequence[Judged]) -> Iterator[dict[str, object]]:
+    number = itertools.count(1)
+    for image, one in enumerate(judged):
+        for box, name in zip(_to_xywh(one.truth_xyxy_px), one.truth, strict=True):
+            size = {"bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+            yield {"id": next(number), "image_id": image, "category_id": name, **size}
+
+
+def _finds(judged: Sequence[Judged]) -> Iterator[dict[str, object]]:
+    number = itertools.count(1)
+    for image, one in enumerate(judged):
+        rows: Iterable[tuple[list[float], float, int]] = zip(
+            _to_xywh(one.found.xyxy_px), one.found.scores.tolist(), one.found.labels.tolist(), strict=True
+        )
+        for box, score, label in rows:
+            size = {"bbox": box, "area": box[2] * box[3], "score": score}
+            yield {"id": next(number), "image_id": image, "category_id": one.names[label], **size}
+
+
+def _to_xywh(xyxy_px: NDArray[np.floating]) -> list[list[float]]:
+    boxes = np.asarray(xyxy_px, float).reshape(-1, 4)
+    return np.concatenate((boxes[:, :2], boxes[:, 2:] - boxes[:, :2]), 1).tolist()
+
+
+def draw_precision_recall(path: Path, metrics: Mapping[str, Metrics]) -> None:
+    """Mean precision over recall at IoU 0.5, a curve for each model, as a PNG."""
+    from matplotlib.figure import Figure  # not pyplot: it would look for a screen
+
+    figure = Figure(figsize=(4.8, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for name, one in metrics.items():
+        axes.plot(RECALLS, one.precision50, label=f"{name} (AP50 {one.ap50:.3f})")
+    axes.set(xlabel="recall", ylabel="precision at IoU 0.5", xlim=(0, 1), ylim=(0, 1.02), title="Val split")
+    axes.legend(loc="lower left")
+    figure.savefig(path, dpi=120)
