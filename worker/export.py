@@ -73,7 +73,7 @@ def export_dataset(
         fetcher = Fetcher(settings, client.authorization, http)
         cache = ImageCache(image_dir or settings.local_model_dir / ".images", fetcher)
         read_task = TaskReader(labels, label_map.image_key, cache).read
-        gathered = _gather(_read_all(raw, read_task, cancelled), say, total)
+        gathered = _gather(read_tasks(raw, read_task, cancelled), say, total)
     _check_enough(gathered, project_id)
     info = DatasetInfo(project_id, datetime.now(UTC).isoformat(timespec="seconds"), model_version, labels.config_hash)
     dataset = _assemble(info, labels, gathered, cache.directory, kept_splits)
@@ -124,7 +124,7 @@ class TaskReader:
 ReadTask = Callable[[Json], LabelledImage | SkippedTask]
 
 
-def _read_all(raw: Path, read: ReadTask, cancelled: Callable[[], bool]) -> Iterator[LabelledImage | SkippedTask]:
+def read_tasks(raw: Path, read: ReadTask, cancelled: Callable[[], bool]) -> Iterator[LabelledImage | SkippedTask]:
     """In the order of the file; at most two tasks a thread are ahead of the one that is awaited."""
     waiting: deque[Future[LabelledImage | SkippedTask]] = deque()
     with _pool() as pool:
