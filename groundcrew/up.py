@@ -153,7 +153,8 @@ def _commands(settings: Settings, workers: int) -> list[tuple[str, list[str]]]:
            "--worker-class", "gthread", "--threads", str(API_THREADS), "--timeout", "120",
            "--graceful-timeout", str(int(GRACE_S)), "--log-level", "warning", "--no-control-socket"]  # fmt: skip
     predict = [(f"worker {n + 1}", [python, "-m", "worker", "predict"]) for n in range(workers)]
-    return [*predict, ("writer", [python, "-m", "worker", "write"]), ("API", api)]
+    writer, trainer = [python, "-m", "worker", "write"], [python, "-m", "worker", "train"]
+    return [*predict, ("writer", writer), ("trainer", trainer), ("API", api)]
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""`python -m worker predict|write`: one process of the crew, configured by environment variables.
+"""`python -m worker predict|write|train`: one process of the crew, configured by environment variables.
 
 Called by: groundcrew.up, docker-compose.yml. Must not import: backend, groundcrew.
 Example: `REDIS_URL=redis://127.0.0.1:6379/0 python -m worker predict`
@@ -11,15 +11,15 @@ import sys
 
 from contract.errors import GroundcrewError
 from contract.settings import read_settings
-from worker.app import run_predict, run_write
+from worker.app import run_predict, run_train, run_write
 
 CANNOT_START_EXIT_CODE = 78  #: EX_CONFIG: starting again would not help
-ROLES = {"predict": run_predict, "write": run_write}
+ROLES = {"predict": run_predict, "write": run_write, "train": run_train}
 
 
 def main(arguments: list[str]) -> int:
     if len(arguments) != 1 or arguments[0] not in ROLES:
-        print("usage: python -m worker predict|write", file=sys.stderr)
+        print("usage: python -m worker predict|write|train", file=sys.stderr)
         return 2
     try:
         settings = read_settings()

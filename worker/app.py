@@ -1,6 +1,6 @@
 """One worker process: builds the real parts, consumes its queues, leaves cleanly on SIGTERM and loudly when stuck.
 
-Called by: `python -m worker predict|write`, groundcrew.up. Must not import: backend, groundcrew.
+Called by: `python -m worker predict|write|train`, groundcrew.up. Must not import: backend, groundcrew.
 Thread pools only: never fork after CUDA, and a `solo` pool cannot answer a ping while it works.
 Example: `run_predict(read_settings())`
 """
@@ -18,18 +18,19 @@ from dataclasses import replace
 import redis
 from celery import Celery
 from celery.exceptions import SecurityWarning
-from celery.signals import setup_logging, worker_ready
+from celery.signals import setup_logging, worker_ready, worker_shutting_down
 from celery.worker import WorkController
 
 from contract.broker import connect_redis, make_celery
 from contract.delayed import Delayed
 from contract.heartbeats import Heartbeat
-from contract.jobs import EXPAND_QUEUE, INTERACTIVE_QUEUE, WRITE_QUEUE, bulk_queues
+from contract.jobs import EXPAND_QUEUE, FINETUNE_QUEUE, INTERACTIVE_QUEUE, WRITE_QUEUE, bulk_queues
 from contract.registry import Registry
 from contract.results import Results
 from contract.settings import Settings
 from contract.status import JobRecords
 from worker.addresses import Fetcher
+from worker.finetune import Finetuner
 from worker.labelstudio import LabelStudio
 from worker.models import Models, load_mmgdino
 from worker.predict import Predictor
@@ -42,6 +43,7 @@ log = logging.getLogger("groundcrew.worker")
 STUCK_EXIT_CODE = 75  #: EX_TEMPFAIL: start me again
 WATCH_EVERY_S = 1.0
 URGENT_GRACE_S = 20.0
+TRAINER_NICENESS = 10  #: predictions beside a training keep their pace
 
 
 # Celery warns root users because pickled messages run code; ours are JSON only (contract.broker).
@@ -88,10 +90,24 @@ def run_write(settings: Settings) -> None:
         reconciler.stop()
 
 
+def run_train(settings: Settings) -> None:
+    """The trainer: one fine-tune at a time, behind everything else that this machine has to do."""
+    os.nice(TRAINER_NICENESS)
+    client, app, name = connect_redis(settings), make_celery(settings), _name("trainer")
+    stopping = threading.Event()
+    worker_shutting_down.connect(lambda **_: stopping.set(), weak=False)
+    finetuner = Finetuner(settings, client, LabelStudio(settings), Registry(settings), name, stopping)
+    records = JobRecords(client, failed_memory_s=settings.failed_memory_s)
+    register(_crew(app, client, records, settings, name, finetuner=finetuner))
+    _consume(app, client, [FINETUNE_QUEUE], 1, name, {"role": "train", "device": settings.device})
+
+
 def _crew(app: Celery, client: redis.Redis, records: JobRecords, settings: Settings, name: str,
-          predictor: Predictor | None = None, writer: Writer | None = None) -> Crew:  # fmt: skip
+          predictor: Predictor | None = None, writer: Writer | None = None,
+          finetuner: Finetuner | None = None) -> Crew:  # fmt: skip
     return Crew(app=app, records=records, results=Results(client), delayed=Delayed(client),
-                shards=settings.queue_shards, name=name, predictor=predictor, writer=writer)  # fmt: skip
+                shards=settings.queue_shards, name=name, predictor=predictor, writer=writer,
+                finetuner=finetuner)  # fmt: skip
 
 
 def _consume(app: Celery, client: redis.Redis, queues: list[str], threads: int, name: str,

@@ -79,6 +79,10 @@ class LabelStudio:
         stored = self._call(lambda: list(self._sdk.predictions.list(task=task_id)))
         return any(prediction.model_version == model_version for prediction in stored)
 
+    def label_config(self, project_id: int) -> str:
+        """The project's label config as it is now."""
+        return str(self._call(lambda: self._sdk.projects.get(id=project_id)).label_config or "")
+
     # -- snapshots ---------------------------------------------------------------------------------------------------
 
     def create_snapshot(self, project_id: int, title: str, *, timeout_s: float) -> None:

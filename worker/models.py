@@ -7,6 +7,7 @@ Example: `models.detect(ref, pixels, prompts, score_threshold=0.3, urgent=True)`
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -41,6 +42,7 @@ class Models:
         self._registry = registry
         self._load = load
         self._detectors: OrderedDict[str, tuple[Detector, ModelVersion]] = OrderedDict()
+        self._loading = threading.Lock()
         self._detect_timeout_s = settings.detect_timeout_s
         self.batcher: MicroBatcher[Look, Pixels, Boxes] = MicroBatcher(
             self._run, limit=settings.batch_size, name="detect"
@@ -51,6 +53,7 @@ class Models:
 
         Raises ModelError; DetectorHung when the detector stays silent.
         """
+        self._detector(look.ref)  # loaded in this thread, if it is new: batches of other versions go on
         future = self.batcher.submit(look, pixels, urgent=urgent)
         try:
             return future.result(timeout=2 * self._detect_timeout_s)
@@ -76,16 +79,20 @@ class Models:
             return self._run(look, images[:half]) + self._run(look, images[half:])
 
     def _detector(self, ref: str) -> tuple[Detector, ModelVersion]:
-        if ref in self._detectors:
+        with self._loading:
+            if ref not in self._detectors:
+                version, started = self._registry.fetch(ref), time.monotonic()
+                self._detectors[ref] = (self._load(version), version)
+                log.info("loaded model %s in %.1f s", ref, time.monotonic() - started)
             self._detectors.move_to_end(ref)
+            while len(self._detectors) > KEPT_VERSIONS:
+                self._detectors.popitem(last=False)
             return self._detectors[ref]
-        version, started = self._registry.get(ref), time.monotonic()
-        loaded = (self._load(version), version)
-        log.info("loaded model %s in %.1f s", ref, time.monotonic() - started)
-        self._detectors[ref] = loaded
-        while len(self._detectors) > KEPT_VERSIONS:
-            self._detectors.popitem(last=False)
-        return loaded
+
+
+def as_source(version: ModelVersion) -> ModelSource:
+    """Where a detector finds the files of a version."""
+    return ModelSource(version.name, version.version, version.config, version.checkpoint, version.lang_model)
 
 
 def load_mmgdino(settings: Settings) -> Callable[[ModelVersion], Detector]:
@@ -94,7 +101,6 @@ def load_mmgdino(settings: Settings) -> Callable[[ModelVersion], Detector]:
     def load(version: ModelVersion) -> Detector:
         from worker.detectors import mmgdino
 
-        source = ModelSource(version.name, version.version, version.config, version.checkpoint, version.lang_model)
-        return mmgdino.load(source, settings.device, threads=settings.torch_threads or None)
+        return mmgdino.load(as_source(version), settings.device, threads=settings.torch_threads or None)
 
     return load

@@ -19,6 +19,8 @@ import redis
 
 from contract.broker import all_queues, queue_depths
 from contract.errors import BrokerUnavailable, UnknownJob
+from contract.finetune import FinetuneRecords
+from contract.leases import is_held
 from worker.tasks import Crew
 
 log = logging.getLogger(__name__)
@@ -39,6 +41,7 @@ class Reconciler:
         self._crew = crew
         self._missing_for_s = missing_for_s
         self._redis = client
+        self._finetunes = FinetuneRecords(client)
         self._me = secrets.token_hex(8)
         self._stop = threading.Event()
         self._since_compare_s = 0.0
@@ -76,6 +79,7 @@ class Reconciler:
         if self._since_compare_s >= COMPARE_EVERY_S:
             self._since_compare_s = 0.0
             self.send_missing()
+            self.send_abandoned()
 
     def send_due(self) -> int:
         """Send delayed jobs whose time has come; returns how many."""
@@ -95,6 +99,16 @@ class Reconciler:
             if job_id not in known:
                 sent += self._send_again(job_id)
         return sent
+
+    def send_abandoned(self) -> int:
+        """Send fine-tunes again whose trainer died, or whose message was lost; returns how many."""
+        quiet = [str(record["id"]) for record in self._finetunes.open_jobs(untouched_for_s=self._missing_for_s)]
+        known = set(self._known_ids()) if quiet else set()
+        abandoned = [job_id for job_id in quiet if job_id not in known and not is_held(self._redis, job_id)]
+        for job_id in abandoned:
+            log.warning("nobody works on fine-tune %s any more; sent again", job_id)
+            self._crew.send(self._finetunes.stored_job(job_id))
+        return len(abandoned)
 
     def _send_again(self, job_id: str) -> int:
         try:

@@ -1,7 +1,7 @@
 """The tasks that Celery calls, and the ladder of every fate a job can have.
 
 Called by: Celery, through the app made in worker.app. Must not import: torch, mmdet, Flask.
-Example: `register(app, crew)` names groundcrew.predict, groundcrew.write_back and groundcrew.expand.
+Example: `register(app, crew)` names groundcrew.predict, groundcrew.write_back, .expand, .finetune.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from celery import Celery, Task
 from contract.broker import send
 from contract.delayed import Delayed, backoff_s
 from contract.errors import GroundcrewError, JobCancelled, LabelStudioUnreachable
-from contract.jobs import ExpandJob, Job, Prediction, PredictJob, WriteBackJob
+from contract.jobs import ExpandJob, FinetuneJob, Job, Prediction, PredictJob, WriteBackJob
+from contract.restamp import restamp, send_anew
 from contract.results import Results
 from contract.status import JobRecords
+from worker.finetune import Finetuner
 from worker.predict import Predictor
 from worker.writer import Writer
 
@@ -28,6 +30,7 @@ MOST_IMAGE_TRIES = 5  #: about a minute in all
 MOST_WRITE_TRIES = 1500  #: about a day of Label Studio being away
 CLAIM_CHECK_S = 30.0  #: after an API claimed a delivery, look whether Label Studio really got it
 EXPAND_CHUNK = 500
+BUSY_AGAIN_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Crew:
     name: str  #: of this worker, as job records show it
     predictor: Predictor | None = None
     writer: Writer | None = None
+    finetuner: Finetuner | None = None
 
     def send(self, *jobs: Job) -> None:
         send(self.app, jobs, shards=self.shards)
@@ -50,15 +54,18 @@ class Crew:
 def register(crew: Crew) -> None:
     """Make the tasks known to the crew's Celery app under their stable names."""
 
-    def as_task(name: str, run: Callable[..., None]) -> None:
+    def as_task(name: str, run: Callable[..., None], **options: bool) -> None:
         def call(self: Task, job: dict[str, Any]) -> None:
             run(crew, job, redelivered=bool((self.request.delivery_info or {}).get("redelivered")))
 
-        crew.app.task(bind=True, name=name)(call)
+        crew.app.task(bind=True, name=name, **options)(call)
 
     as_task(PredictJob.name, lambda crew, job, redelivered: predict(crew, PredictJob.model_validate(job), redelivered))
     as_task(WriteBackJob.name, lambda crew, job, redelivered: write_back(crew, WriteBackJob.model_validate(job)))
     as_task(ExpandJob.name, lambda crew, job, redelivered: expand(crew, ExpandJob.model_validate(job)))
+    # its lease says who works on it: a message unacknowledged for hours would be delivered again and again
+    as_task(FinetuneJob.name, lambda crew, job, redelivered: finetune(crew, FinetuneJob.model_validate(job)),
+            acks_late=False)  # fmt: skip
 
 
 def predict(crew: Crew, job: PredictJob, redelivered: bool = False) -> None:
@@ -68,7 +75,10 @@ def predict(crew: Crew, job: PredictJob, redelivered: bool = False) -> None:
         log.info("job %s is already taken or over; skipped", job.id)
         return
     try:
+        job = _as_current(crew, job)
         prediction = crew.predictor.predict(job)
+    except _Superseded:
+        return
     except JobCancelled as error:
         crew.records.cancel(job.id, job.run, job.project_id, error.message)
         crew.results.put_failure(job)
@@ -79,6 +89,21 @@ def predict(crew: Crew, job: PredictJob, redelivered: bool = False) -> None:
         _fail(crew, job, GroundcrewError(f"unexpected {type(error).__name__}: {error}"))
     else:
         deliver(crew, job, prediction)
+
+
+class _Superseded(Exception):
+    """The task was asked for anew under its project's current version."""
+
+
+def _as_current(crew: Crew, job: PredictJob) -> PredictJob:
+    """The job to run: the same, or for someone who waits at the editor the one of the version promoted meanwhile."""
+    assert crew.predictor is not None
+    newer = restamp(job, crew.predictor.registry, crew.records)
+    if newer is None or newer.id == job.id:
+        return newer or job
+    send_anew(job, newer, crew.records, crew.results, crew.send)
+    log.info("job %s is superseded by %s", job.id, newer.id)
+    raise _Superseded
 
 
 def deliver(crew: Crew, job: PredictJob, prediction: Prediction) -> None:
@@ -149,3 +174,10 @@ def expand(crew: Crew, job: ExpandJob) -> None:
     for start in range(0, len(jobs), EXPAND_CHUNK):
         crew.send(*crew.records.admit(jobs[start : start + EXPAND_CHUNK]))
     crew.delayed.cancel(job)
+
+
+def finetune(crew: Crew, job: FinetuneJob) -> None:
+    """Make a new model version. While another one of the project runs, this one waits."""
+    assert crew.finetuner is not None
+    if crew.finetuner.run(job) == "busy":
+        crew.delayed.add(job, after_s=BUSY_AGAIN_S)
