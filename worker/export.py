@@ -193,8 +193,8 @@ def _check_enough(gathered: _Gathered, project_id: int) -> None:
     usable = len({row.image.file_name for row in gathered.images if row.boxes})
     if usable < MIN_IMAGES:
         raise TrainingDataError(
-            f"project {project_id} has {usable} usable images with boxes of its labels, and training takes at least "
-            f"{MIN_IMAGES}, one to learn from and one to measure with: annotate more{_why(gathered.skipped)}"
+            f"project {project_id}: a training takes at least {MIN_IMAGES} images with boxes of its labels, one to "
+            f"learn from and one to measure with, and {usable} can be used: annotate more{_why(gathered.skipped)}"
         )
 
 

@@ -48,6 +48,11 @@ class LabelStudio:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._http = httpx.Client(timeout=REQUEST_TIMEOUT_S, follow_redirects=True)
+
+    def close(self) -> None:
+        """Close its connections; those that live as long as their process need not."""
+        self._http.close()
 
     @cached_property
     def _sdk(self) -> Sdk:
@@ -56,7 +61,8 @@ class LabelStudio:
         from label_studio_sdk import LabelStudio as Sdk  # takes a second to import: only where it is used
 
         key = self._settings.label_studio_api_key.get_secret_value()
-        return Sdk(base_url=self._settings.label_studio_url, api_key=key, timeout=REQUEST_TIMEOUT_S)
+        url = self._settings.label_studio_url
+        return Sdk(base_url=url, api_key=key, timeout=REQUEST_TIMEOUT_S, httpx_client=self._http)
 
     def authorization(self) -> Mapping[str, str]:
         """Headers that let a download through; empty without a token."""
