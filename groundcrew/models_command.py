@@ -92,10 +92,16 @@ def _as_row(listed: Listed) -> Json:
         "project_id": card.project_id,
         "base": card.base,
         "created_at": card.created_at,
-        "map_base": card.metrics.get("base", {}).get("map"),
-        "map": card.metrics.get("candidate", {}).get("map"),
+        "map_base": _map_on_val(card, "base"),
+        "map": _map_on_val(card, "candidate"),
         "reason": card.reason,
     }
+
+
+def _map_on_val(card: VersionCard, which: str) -> float | None:
+    on_val = card.metrics.get(which, {}).get("val")
+    found = on_val.get("map") if isinstance(on_val, dict) else None
+    return float(found) if isinstance(found, int | float) else None
 
 
 def print_models(rows: Sequence[Mapping[str, Any]]) -> None:

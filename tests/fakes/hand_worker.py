@@ -19,6 +19,7 @@ from contract.broker import all_queues, connect_redis, make_celery, queue_depths
 from contract.delayed import Delayed
 from contract.errors import GroundcrewError
 from contract.jobs import ExpandJob, Prediction, PredictJob, WriteBackJob
+from contract.registry import Registry
 from contract.results import Results
 from contract.settings import Settings
 from contract.status import JobRecords
@@ -32,6 +33,7 @@ BOX = {"from_name": "label", "to_name": "image", "type": "rectanglelabels", "sco
 class FakePredictor:
     """Finds one box in every image; or fails on those that the test names."""
 
+    registry: Registry
     failures: dict[int, GroundcrewError] = field(default_factory=dict)  #: by task id
     takes_s: float = 0.0
 
@@ -50,7 +52,7 @@ class HandWorker:
         self.redis: redis.Redis = connect_redis(settings)
         self._redis_patient = redis.Redis.from_url(settings.redis_url, decode_responses=True)
         self._shards = settings.queue_shards
-        self.predictor = FakePredictor()
+        self.predictor = FakePredictor(Registry(settings))
         self.delayed = Delayed(self.redis)
         self.crew = Crew(
             app=make_celery(settings),

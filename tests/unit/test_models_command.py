@@ -11,7 +11,7 @@ from contract.settings import read_settings
 from groundcrew.cli import cli
 from tests.fakes.versions import card, version_files
 
-METRICS = {"base": {"map": 0.31}, "candidate": {"map": 0.62}}
+METRICS = {"base": {"val": {"map": 0.31}}, "candidate": {"val": {"map": 0.62}, "general": {"map": 0.9}}}
 
 
 @pytest.fixture
