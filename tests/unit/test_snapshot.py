@@ -7,9 +7,10 @@ Example: pytest tests/unit/test_snapshot.py
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import repeat
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,8 @@ class FakeLabelStudio:
     creates: bool = True
     answers: threading.Event = field(default_factory=threading.Event)  #: creating one answers when it is set
     kept: dict[int, Snapshot] = field(default_factory=dict)
+    pieces: Iterable[bytes] = (b"[1,", b"2,", b"3]")  #: of the file
+    sent: int = 0  #: of these pieces
     asker: threading.Thread | None = None  #: the thread that asked for a snapshot
 
     def create_snapshot(self, project_id: int, title: str, *, timeout_s: float) -> None:
@@ -45,7 +48,9 @@ class FakeLabelStudio:
         return [kept._replace(status=now, tasks=3) for kept in self.kept.values()]
 
     def download_snapshot(self, project_id: int, snapshot_id: int) -> Iterator[bytes]:
-        yield from (b"[1,", b"2,", b"3]")
+        for piece in self.pieces:
+            self.sent += 1
+            yield piece
 
     def delete_snapshot(self, project_id: int, snapshot_id: int) -> None:
         del self.kept[snapshot_id]
@@ -120,6 +125,19 @@ def test_a_cancel_does_not_wait_for_label_studio_and_cleans_up_later(tmp_path) -
     assert len(fake.kept) == 1
     fake.answers.set()
     fake.asker.join()
+    assert fake.kept == {}
+
+
+def test_a_cancel_is_noticed_while_the_file_arrives(tmp_path) -> None:
+    # given a file without end
+    fake = make_label_studio("completed", pieces=repeat(b"1,"))
+
+    # when
+    with pytest.raises(JobCancelled):
+        download(fake, tmp_path / "annotations.json", cancelled=lambda: fake.sent > 2)
+
+    # then
+    assert list(tmp_path.iterdir()) == []
     assert fake.kept == {}
 
 

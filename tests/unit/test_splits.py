@@ -30,6 +30,10 @@ def splits_by_category(items: list[SplitItem], splits: dict) -> dict[int, set[st
 tasks = st.lists(st.frozensets(st.integers(1, 6), max_size=3), min_size=1, max_size=60).map(
     lambda sets: [item(task_id, *categories) for task_id, categories in enumerate(sets, start=100)]
 )
+#: The same, but each image may be that of several tasks.
+tasks_that_share_images = st.tuples(tasks, st.integers(1, 20)).map(
+    lambda drawn: [task._replace(image=f"image {task.task_id % drawn[1]}") for task in drawn[0]]
+)
 
 
 def test_about_a_fifth_measures() -> None:
@@ -38,7 +42,7 @@ def test_about_a_fifth_measures() -> None:
     assert 900 < sum(split == "val" for split in splits.values()) < 1100
 
 
-@given(tasks, st.data())
+@given(tasks | tasks_that_share_images, st.data())
 def test_a_task_never_moves_when_its_split_is_kept(items, data) -> None:
     # given an export of some of the tasks, in any order
     first = data.draw(st.lists(st.sampled_from(items), unique=True))
@@ -93,7 +97,7 @@ def test_both_splits_hold_boxes_if_two_images_do(items) -> None:
     assert "train" in found or not with_boxes
 
 
-@given(tasks)
+@given(tasks | tasks_that_share_images)
 def test_the_order_of_the_tasks_does_not_matter(items) -> None:
     assert assign_splits(items) == assign_splits(items[::-1])
 
@@ -122,3 +126,9 @@ def test_a_new_task_follows_the_kept_one_with_the_same_image() -> None:
 
     # then
     assert set(splits.values()) == {"train"}
+
+
+def test_tasks_that_got_the_same_image_only_later_stay_where_they_were() -> None:
+    kept = {1: "val", 2: "train"}
+
+    assert assign_splits([item(1, 1, image="same"), item(2, 1, image="same")], kept=kept) == kept
