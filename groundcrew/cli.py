@@ -1,4 +1,4 @@
-"""The command line: `groundcrew up | demo | doctor | predict | jobs | models | finetune`.
+"""The command line: `groundcrew up | demo | doctor | predict | jobs | models | finetune | bench`.
 
 Called by: people, Makefile, backend/_wsgi.py. Must not import at the top: torch, backend, worker (a --help stays fast).
 Example: `groundcrew predict photo.jpg --prompt "red circle . blue square"`
@@ -18,6 +18,7 @@ import click
 
 from contract.errors import GroundcrewError, SettingsError
 from contract.settings import Settings, read_settings
+from groundcrew.bench import bench
 from groundcrew.options import settings_options
 
 
@@ -220,6 +221,9 @@ def _settings_of_running_crew(flags: dict[str, Any]) -> Settings:
 
 def _say(sentence: str) -> None:
     click.echo(f"groundcrew: {sentence}", err=True)
+
+
+cli.add_command(bench)
 
 
 def main() -> None:

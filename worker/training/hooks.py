@@ -27,6 +27,7 @@ from worker.training.options import Progress, TrainOptions
 LOSSES_FILE = "losses.jsonl"
 CHECKPOINT_FILE = "last.pth"
 REPORT_EVERY_S = 0.5
+NOISE = 0.02  #: of mAP on val
 LOSS_MEMORY = 0.95  #: the loss that is shown is a mean over about the last twenty updates
 
 
@@ -188,7 +189,11 @@ class Saver(Hook):
 
 
 class Validator(Hook):
-    """Measures the averaged weights on val, keeps the best, and ends the run when it no longer gets better."""
+    """Measures the averaged weights on val, keeps the latest good ones, and ends a run that gets worse.
+
+    "Good" is within `NOISE` of the best. A few dozen images with many old labels hardly show what a new one gains:
+    the highest mAP of a 40-image project came after a third of the run, with a recall of 0.03 for its new label.
+    """
 
     priority = "LOW"  # after the moving average, before Saver
 
@@ -222,8 +227,8 @@ class Validator(Hook):
     def _judge(self, runner: Runner, value: float) -> None:
         state = self._state
         state.map = value
-        if state.best_map is None or value >= state.best_map:
-            state.best_map, state.worse_in_a_row = value, 0
+        if state.best_map is None or value >= state.best_map - NOISE:
+            state.best_map, state.worse_in_a_row = max(value, state.best_map or 0.0), 0
             if mmengine.dist.is_main_process():
                 self._keep(self._average.ema_model.module)
         else:

@@ -46,8 +46,8 @@ class TrainOptions:
 
     replay_part: float = 0.5  #: of the images shown, from the base's own replay.zip, if it ships one
     average_momentum: float = 0.01  #: of the exponential moving average of the weights, which is what is published
-    validations: int = 5  #: measurements on val, evenly spread; the best one is published
-    patience: int = 3  #: measurements in a row without a better one that end the training early
+    validations: int = 5  #: measurements on val, evenly spread; the last weights that were about the best are published
+    patience: int = 2  #: measurements in a row that are clearly worse than the best, and end the training early
 
     scale_range: tuple[float, float] = (0.6, 1.0)  #: of the size for inference: 480 to 800 in the recipe; one a batch
     crop_chance: float = 0.5
