@@ -14,9 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from worker.detectors.stack import GroundingDINO
 
 SHORT_SIDE_PX, LONG_SIDE_PX = 256, 512  # as in test_pipeline of the model's config
+LARGEST_STRIDE_PX = 32
 NMS_IOU = 0.7
 MOST_BOXES = 300
 
@@ -44,8 +47,7 @@ def detect(model: "GroundingDINO", image: NDArray[np.uint8], names: Sequence[str
     scale = min(SHORT_SIDE_PX / min(height_px, width_px), LONG_SIDE_PX / max(height_px, width_px))
     size_px = (int(width_px * scale + 0.5), int(height_px * scale + 0.5))
     resized = np.array(Image.fromarray(image).resize(size_px, Image.Resampling.BILINEAR), np.float32)
-    pixels = torch.from_numpy(resized).permute(2, 0, 1)[None]  # (1, 3, H, W)
-    pixels = (pixels - model.data_preprocessor.mean) / model.data_preprocessor.std
+    pixels = normalise(model, torch.from_numpy(resized)[None])
     shape = tuple(pixels.shape[2:])
     sample = DetDataSample(metainfo={"img_shape": shape, "batch_input_shape": shape, "ori_shape": image.shape[:2]})
     sample.set_metainfo({"scale_factor": (size_px[0] / width_px, size_px[1] / height_px)})
@@ -54,7 +56,21 @@ def detect(model: "GroundingDINO", image: NDArray[np.uint8], names: Sequence[str
     model.bbox_head.test_cfg["max_per_img"] = min(MOST_BOXES, model.num_queries * len(names))
     with torch.inference_mode():
         found = model.predict(pixels, [sample])[0].pred_instances
-    return suppress(Detections(found.bboxes.numpy(), found.scores.numpy(), found.labels.numpy()), NMS_IOU)
+    boxes_xyxy_px = found.bboxes.numpy().clip(0, np.array([width_px, height_px, width_px, height_px], np.float32))
+    return suppress(Detections(boxes_xyxy_px, found.scores.numpy(), found.labels.numpy()), NMS_IOU)
+
+
+def normalise(model: "GroundingDINO", images: "Tensor") -> "Tensor":
+    """Pictures (B, H, W, 3), 0 to 255, as the model wants them: (B, 3, H', W'), H' and W' multiples of 32.
+
+    mmdet places its queries by cells of 16 and 32 pixels and measures boxes in parts of the whole picture; only where
+    the cells fill the picture exactly do the two agree. So the right and the lower edge are filled up with the mean.
+    """
+    from torch.nn import functional
+
+    height, width = images.shape[1:3]
+    pixels = (images.permute(0, 3, 1, 2) - model.data_preprocessor.mean) / model.data_preprocessor.std
+    return functional.pad(pixels, (0, -width % LARGEST_STRIDE_PX, 0, -height % LARGEST_STRIDE_PX))
 
 
 def suppress(found: Detections, most_iou: float) -> Detections:

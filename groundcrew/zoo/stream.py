@@ -15,12 +15,13 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from groundcrew.zoo.detection import LONG_SIDE_PX, SHORT_SIDE_PX
 from groundcrew.zoo.prompts import Prompt, sample_prompt
-from groundcrew.zoo.scenes import SEEN_PAIRS, SHORT_SIDE_PX, make_scene
+from groundcrew.zoo.scenes import SEEN_PAIRS, make_scene
 
 QUEUED_BATCHES = 12
 PATIENCE_S = 60.0
-SQUARE_CHANCE = 0.7
+SQUARE_CHANCE = 0.4
 LONG_PROMPT_CHANCE = 0.15
 MOST_ABSENT, MOST_ABSENT_LONG = 20, 68  # 68 names of two words and what is there still fit 256 tokens
 TRAINING_SEEDS = range(10**9, 2 * 10**9)
@@ -49,10 +50,10 @@ def make_batches(seed: int, batch_size: int) -> Iterator[Batch]:
 
 
 def _sample_size(random: np.random.Generator) -> tuple[int, int]:
-    """Height and width: the short side is what inference scales pictures to, most are square."""
+    """Height and width: the short side is what inference scales pictures to, the long one up to twice as much."""
     if random.random() < SQUARE_CHANCE:
         return SHORT_SIDE_PX, SHORT_SIDE_PX
-    long_side_px = int(random.integers(SHORT_SIDE_PX, SHORT_SIDE_PX * 3 // 2))
+    long_side_px = int(random.integers(SHORT_SIDE_PX, LONG_SIDE_PX + 1))
     return (SHORT_SIDE_PX, long_side_px) if random.random() < 0.6 else (long_side_px, SHORT_SIDE_PX)
 
 

@@ -18,6 +18,7 @@ from mmengine.logging import MMLogger
 from mmengine.structures import InstanceData
 from torch import Tensor
 
+from groundcrew.zoo.detection import normalise
 from groundcrew.zoo.stream import Batch, BatchStream
 from groundcrew.zoo.tiny_model import TINY_SHAPES, Stage, build_tiny, read_stages, save_tiny
 from groundcrew.zoo.vocabulary import write_bert
@@ -48,15 +49,18 @@ class MixedPrecisionDino(GroundingDINO):
         return {**outputs, "memory": outputs["memory"].float(), "memory_text": outputs["memory_text"].float()}
 
 
-def learning_rate(step: int, part: float) -> float:
+def learning_rate(peak: float, step: int, part: float) -> float:
     """Rate at a step when this part (0 to 1) of the time has passed: warm-up, constant, cosine."""
     warm = min(1.0, (step + 1) / WARM_UP_STEPS)
     fallen = max(0.0, min(1.0, (part - CONSTANT_PART) / (1 - CONSTANT_PART)))
-    return PEAK_RATE * warm * (LAST_RATE + (1 - LAST_RATE) * (1 + math.cos(math.pi * fallen)) / 2)
+    return peak * warm * (LAST_RATE + (1 - LAST_RATE) * (1 + math.cos(math.pi * fallen)) / 2)
 
 
-def make_samples(batch: Batch) -> list[DetDataSample]:
-    """Boxes that some name means, each with the places in the text of all names that mean it."""
+def make_samples(batch: Batch, shape: tuple[int, int]) -> list[DetDataSample]:
+    """Boxes that some name means, each with the places in the text of all names that mean it.
+
+    `shape` is height and width of what the model gets to see, edges that were filled up included.
+    """
     samples = []
     for boxes, prompt in zip(batch.boxes_xyxy_px, batch.prompts, strict=True):
         starts = [sum(len(name) + 2 for name in prompt.names[:number]) for number in range(len(prompt.names))]
@@ -65,19 +69,12 @@ def make_samples(batch: Batch) -> list[DetDataSample]:
         objects = InstanceData(
             bboxes=torch.from_numpy(boxes[meant]), labels=torch.arange(len(meant))
         )  # (N, 4) xyxy, pixels
-        shape = batch.images.shape[1:3]
         sample = DetDataSample(gt_instances=objects)
         sample.set_metainfo({"img_shape": shape, "batch_input_shape": shape, "ori_shape": shape})
         sample.text = "".join(f"{name}. " for name in prompt.names)
         sample.tokens_positive = [[spans[name] for name in prompt.matches[number]] for number in meant]
         samples.append(sample)
     return samples
-
-
-def make_inputs(model: GroundingDINO, batch: Batch) -> Tensor:
-    """Normalised pictures, (B, 3, H, W)."""
-    pictures = torch.from_numpy(batch.images).permute(0, 3, 1, 2).float()
-    return (pictures - model.data_preprocessor.mean) / model.data_preprocessor.std
 
 
 class Average:
@@ -106,7 +103,8 @@ def train_step(model: GroundingDINO, optimiser: torch.optim.AdamW, batch: Batch,
     """One update; returns the loss before it."""
     for group in optimiser.param_groups:
         group["lr"] = rate
-    loss, _ = model.parse_losses(model.loss(make_inputs(model, batch), make_samples(batch)))
+    inputs = normalise(model, torch.from_numpy(batch.images).float())
+    loss, _ = model.parse_losses(model.loss(inputs, make_samples(batch, tuple(inputs.shape[2:]))))
     optimiser.zero_grad()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), LARGEST_GRADIENT)
@@ -136,15 +134,15 @@ class Clock:
         return self.stopped or self.seconds >= self.limit_s
 
 
-def train(model: GroundingDINO, minutes: float, seed: int, save: Callable[[Average, Stage], None]) -> None:
-    """Train for so long, and save the average every few minutes and at the end; SIGINT and SIGTERM end it early."""
-    optimiser, average, clock = make_optimiser(model), Average(model), Clock(minutes)
-    stage: Stage = {"seed": seed, "steps": 0, "images": 0, "minutes": 0.0, "loss": 0.0}
+def train(model: GroundingDINO, clock: Clock, peak: float, seed: int, save: Callable[[Average, Stage], None]) -> None:
+    """Train until the clock says stop, and save the average every few minutes and at the end."""
+    optimiser, average = make_optimiser(model), Average(model)
+    stage: Stage = {"seed": seed, "peak_rate": peak, "steps": 0, "images": 0, "minutes": 0.0, "loss": 0.0}
     saved_s = 0.0
     with BatchStream(seed) as batches:
         while not clock.over:
             batch = next(batches)
-            rate = learning_rate(int(stage["steps"]), clock.seconds / clock.limit_s)
+            rate = learning_rate(peak, int(stage["steps"]), clock.seconds / clock.limit_s)
             loss = train_step(model, optimiser, batch, rate)
             _count(stage, len(batch.images), loss, clock.seconds)
             average.update(model, int(stage["steps"]))
@@ -167,6 +165,7 @@ def _count(stage: Stage, images: int, loss: float, seconds: float) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--rate", type=float, default=PEAK_RATE, help="largest learning rate")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=TINY_SHAPES, help="directory that receives the weights")
     parser.add_argument("--start-from", type=Path, help="weights to go on from, instead of fresh ones")
@@ -180,7 +179,7 @@ def main() -> None:
     def save(average: Average, stage: Stage) -> None:
         save_tiny(average.state, options.out, [*before, stage])
 
-    train(model.train(), options.minutes, options.seed, save)
+    train(model.train(), Clock(options.minutes), options.rate, options.seed, save)
 
 
 def start_model(out: Path, start_from: Path | None) -> GroundingDINO:
