@@ -1,6 +1,6 @@
 """Multi-scale deformable attention in PyTorch, so that mmcv without compiled ops is enough.
 
-Called once by the detectors and by the zoo's training script, before anything imports `mmcv.ops`.
+Called by stack.py of this folder, before anything imports `mmcv.ops`.
 Must not import contract, backend, groundcrew or other modules of worker; torch is its only dependency.
 Example: `from worker.detectors import deform_attn; deform_attn.install()`.
 """
