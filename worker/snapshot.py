@@ -15,16 +15,23 @@ from concurrent.futures import Future, wait
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from contract.errors import GroundcrewError, JobCancelled, LabelStudioError
+from contract.errors import GroundcrewError, JobCancelled, LabelStudioError, LabelStudioUnreachable
 from worker.files import atomic_file
 from worker.labelstudio import LabelStudio, Snapshot
 
 TITLE = "groundcrew training data"  #: what our snapshots are called in Label Studio, before their number
 POLL_S = 0.5
+ATTEMPTS = 10  #: to have a snapshot begun; SQLite's lock adds 5 s to each
 
 
 def download_snapshot(
-    client: LabelStudio, project_id: int, path: Path, *, deadline_s: float, cancelled: Callable[[], bool]
+    client: LabelStudio,
+    project_id: int,
+    path: Path,
+    *,
+    deadline_s: float,
+    cancelled: Callable[[], bool],
+    poll_s: float = POLL_S,
 ) -> int:
     """Download the annotations of a project to `path`; returns how many tasks the file holds.
 
@@ -36,17 +43,16 @@ def download_snapshot(
     """
     watch = _Watch(time.monotonic() + deadline_s, deadline_s, cancelled)
     _delete_leftovers(client, project_id, older_than_s=deadline_s)
-    title = f"{TITLE} {uuid.uuid4().hex}"
-    asked = _in_background(lambda: client.create_snapshot(project_id, title, timeout_s=deadline_s))
+    order = _Order(client, project_id, timeout_s=deadline_s)
     try:
-        snapshot = _wait_until_ready(client, project_id, title, asked, watch)
+        snapshot = _wait_until_ready(order, watch, poll_s)
         with atomic_file(path) as file:
             for piece in client.download_snapshot(project_id, snapshot.id):
                 watch.check()
                 file.write(piece)
         return snapshot.tasks
     finally:
-        asked.add_done_callback(lambda _: _delete(client, project_id, title))
+        order.delete_when_answered()
 
 
 class _Watch:
@@ -68,36 +74,58 @@ class _Watch:
             )
 
 
-def _in_background(call: Callable[[], None]) -> Future[None]:
-    """Run in a daemon thread, which, unlike a pool's, keeps no process from ending."""
-    future: Future[None] = Future()
+class _Order:
+    """One snapshot, ordered under a title of its own: by that it is found even if a proxy cuts the request."""
 
-    def run() -> None:
+    def __init__(self, client: LabelStudio, project_id: int, *, timeout_s: float) -> None:
+        self._client = client
+        self._timeout_s = timeout_s
+        self._title = f"{TITLE} {uuid.uuid4().hex}"
+        self.project_id = project_id
+        self.asked: Future[None]
+        self.ask()
+
+    def ask(self) -> None:
+        """Ask in a daemon thread, which, unlike a pool's, keeps no process from ending."""
+        self.asked = Future()
+        threading.Thread(target=self._ask, args=(self.asked,), name="snapshot", daemon=True).start()
+
+    def _ask(self, asked: Future[None]) -> None:
         try:
-            future.set_result(call())
+            asked.set_result(self._client.create_snapshot(self.project_id, self._title, timeout_s=self._timeout_s))
         except BaseException as error:
-            future.set_exception(error)
+            asked.set_exception(error)
 
-    threading.Thread(target=run, name="snapshot", daemon=True).start()
-    return future
+    def find(self) -> Snapshot | None:
+        return _find(self._client, self.project_id, self._title)
+
+    def delete_when_answered(self) -> None:
+        self.asked.add_done_callback(lambda _: _delete(self._client, self.project_id, self._title))
 
 
-def _wait_until_ready(client: LabelStudio, project_id: int, title: str, asked: Future[None], watch: _Watch) -> Snapshot:
-    """Our snapshot is looked up by its title: a proxy may have cut the request that made it."""
+def _wait_until_ready(order: _Order, watch: _Watch, poll_s: float) -> Snapshot:
+    attempts = 1
     while True:
         watch.check()
-        if wait([asked], timeout=POLL_S).done:
-            snapshot = _find(client, project_id, title)
-            if snapshot is None:
-                asked.result()
-                raise LabelStudioError(
-                    f"Label Studio lost the export of project {project_id}: start the training again"
-                )
-            if snapshot.status == "completed":
-                return snapshot
-            if snapshot.status == "failed":
-                raise LabelStudioError(f"Label Studio could not export project {project_id}: its log says why")
-            time.sleep(POLL_S)
+        if not wait([order.asked], timeout=poll_s).done:
+            continue
+        snapshot = order.find()
+        if snapshot is None:
+            _check_worth_another(order, attempts)
+            attempts += 1
+            order.ask()
+        elif snapshot.status == "completed":
+            return snapshot
+        elif snapshot.status == "failed":
+            raise LabelStudioError(f"Label Studio could not export project {order.project_id}: its log says why")
+        time.sleep(poll_s)
+
+
+def _check_worth_another(order: _Order, attempts: int) -> None:
+    """Nothing was begun: a Label Studio on SQLite answers 500 while it writes other things, so it is asked again."""
+    error = order.asked.exception() or LabelStudioUnreachable("Label Studio lost the export: start the training again")
+    if attempts == ATTEMPTS or not (isinstance(error, GroundcrewError) and error.retry):
+        raise error
 
 
 def _find(client: LabelStudio, project_id: int, title: str) -> Snapshot | None:

@@ -27,8 +27,8 @@ class FakeLabelStudio:
     """Keeps snapshots. `statuses` are what a new one goes through, one at each look; the last stays."""
 
     statuses: list[str]
-    failure: GroundcrewError | None = None  #: what the request to create one ends with
-    creates: bool = True
+    refusals: list[GroundcrewError] = field(default_factory=list)  #: what the first requests end with, nothing begun
+    cut: GroundcrewError | None = None  #: what every request ends with, its snapshot begun nevertheless
     answers: threading.Event = field(default_factory=threading.Event)  #: creating one answers when it is set
     kept: dict[int, Snapshot] = field(default_factory=dict)
     pieces: Iterable[bytes] = (b"[1,", b"2,", b"3]")  #: of the file
@@ -37,11 +37,13 @@ class FakeLabelStudio:
 
     def create_snapshot(self, project_id: int, title: str, *, timeout_s: float) -> None:
         self.asker = threading.current_thread()
-        if self.creates:
-            self.kept[len(self.kept) + 1] = Snapshot(len(self.kept) + 1, title, "created", 0, datetime.now(UTC))
+        if self.refusals:
+            raise self.refusals.pop(0)
+        number = len(self.kept) + 1
+        self.kept[number] = Snapshot(number, title, "created", 0, datetime.now(UTC))
         self.answers.wait()
-        if self.failure is not None:
-            raise self.failure
+        if self.cut is not None:
+            raise self.cut
 
     def snapshots(self, project_id: int) -> list[Snapshot]:
         now = self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
@@ -64,7 +66,7 @@ def make_label_studio(*statuses: str, is_quick: bool = True, **others: object) -
 
 
 def download(fake: FakeLabelStudio, path: Path, *, deadline_s: float = 60, cancelled=lambda: False) -> int:
-    return download_snapshot(fake, PROJECT, path, deadline_s=deadline_s, cancelled=cancelled)
+    return download_snapshot(fake, PROJECT, path, deadline_s=deadline_s, cancelled=cancelled, poll_s=0.01)
 
 
 def test_the_file_arrives_and_nothing_is_left_in_label_studio(tmp_path) -> None:
@@ -81,7 +83,7 @@ def test_the_file_arrives_and_nothing_is_left_in_label_studio(tmp_path) -> None:
 
 def test_a_proxy_that_cuts_the_request_does_not_matter(tmp_path) -> None:
     # given a gateway that answers 504 while Label Studio goes on
-    fake = make_label_studio("in_progress", "completed", failure=LabelStudioUnreachable("Label Studio answered 504"))
+    fake = make_label_studio("in_progress", "completed", cut=LabelStudioUnreachable("Label Studio answered 504"))
 
     # when / then
     assert download(fake, tmp_path / "annotations.json") == 3
@@ -91,7 +93,24 @@ def test_a_refusal_is_told_as_it_is(tmp_path) -> None:
     refusal = LabelStudioRefused("Label Studio answered 403: invite the user")
 
     with pytest.raises(LabelStudioRefused, match="invite the user"):
-        download(make_label_studio("failed", failure=refusal, creates=False), tmp_path / "annotations.json")
+        download(make_label_studio("completed", refusals=[refusal]), tmp_path / "annotations.json")
+
+
+def test_a_label_studio_that_is_busy_is_asked_again(tmp_path) -> None:
+    # given one on SQLite, which something else locks for a while
+    busy = LabelStudioUnreachable("Label Studio answered 500")
+    fake = make_label_studio("completed", refusals=[busy, busy])
+
+    # when / then
+    assert download(fake, tmp_path / "annotations.json") == 3
+    assert fake.kept == {}
+
+
+def test_a_label_studio_that_stays_busy_is_given_up(tmp_path) -> None:
+    busy = LabelStudioUnreachable("Label Studio answered 500")
+
+    with pytest.raises(LabelStudioUnreachable, match="500"):
+        download(make_label_studio("completed", refusals=[busy] * 100), tmp_path / "annotations.json")
 
 
 def test_a_failed_export_is_an_error(tmp_path) -> None:
