@@ -108,9 +108,9 @@ class Dataset:
         """Task id -> split: the next export takes it as `kept_splits`, so that no task ever moves."""
         return {image.task_id: image.split for image in self.images}
 
-    def split(self, name: Split) -> list[Sample]:
+    def split(self, part: Split) -> list[Sample]:
         """The images of one split."""
-        return [self._sample(image) for image in self.images if image.split == name]
+        return [self._sample(image) for image in self.images if image.split == part]
 
     def _sample(self, image: DatasetImage) -> Sample:
         corners = [(x, y, x + width, y + height) for x, y, width, height, _ in image.boxes]

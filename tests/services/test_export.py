@@ -181,6 +181,19 @@ def test_a_second_export_moves_no_task(sdk, upload, export, label_studio, projec
     assert [image.file_name for image in second.images][:5] == [image.file_name for image in first.images]
 
 
+def test_images_that_the_base_was_trained_on_never_measure(sdk, upload, export):
+    # given a project whose images all trained the base
+    tasks = upload(3)
+    for task in tasks:
+        sdk.annotations.create(task, result=[box("circle")])
+
+    # when / then
+    with pytest.raises(
+        TrainingDataError, match="none is left to measure with: annotate images that no training has seen"
+    ):
+        export(kept_splits=dict.fromkeys(tasks, "train"))
+
+
 def test_an_image_that_cannot_be_used_costs_only_its_task(sdk, project, export, label_studio, settings):
     # given data URIs, one of which is cut, a host that does not answer, and a photo that must be turned
     whole, other = (plain_image("x", colour=colour, size_px=SIZE_PX).content for colour in ("red", "blue"))
