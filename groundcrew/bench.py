@@ -27,7 +27,7 @@ def bench() -> None:
 
 @bench.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON only")
-@click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="CPU threads")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads")
 def finetune(as_json: bool, threads: int) -> None:
     """Fine-tune the tiny model on three shapes it has never seen; the worst of each figure counts."""
     import torch

@@ -160,24 +160,9 @@ def test_cancelled_training_leaves_no_version(project: SampleSet, tmp_path: Path
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("version")]
 
 
-class Killed(Exception):
-    """Stands in for the death of the process."""
-
-
-def kill_at(iteration: int) -> Callable[[Progress], None]:
-    def report(progress: Progress) -> None:
-        if progress.iteration == iteration:
-            raise Killed
-
-    return report
-
-
 def test_killed_training_goes_on_from_its_checkpoint(project: SampleSet, tmp_path: Path) -> None:
-    # given a trainer that died after its third update, which was not saved yet, while it wrote files
-    options = dataclasses.replace(QUICK, iterations=5, save_every_s=EACH_ITERATION_S)
-    report = kill_at(1)
-    with pytest.raises(Killed):
-        train(tiny_base(), project, tmp_path, options, report=report, cancelled=lambda: False, device="cpu")
+    # given what is left of a trainer that was killed after its third update, while it wrote files
+    options = dataclasses.replace(QUICK, iterations=5, validations=1, save_every_s=EACH_ITERATION_S)
     run_until(project, tmp_path, options, stop_at=3)
     (tmp_path / "last.pth.part").write_bytes(b"half a checkpoint")
     (tmp_path / "version.part").mkdir()

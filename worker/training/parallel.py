@@ -174,12 +174,18 @@ def main() -> None:
         place = f"cuda:{rank}" if on_gpu else "cpu"
         run = Run(base, read_samples(work_dir / SAMPLES_FILE), work_dir, options, place)
         run.train(_print_progress if rank == 0 else lambda progress: None, cancelled=lambda: False)
-    except GroundcrewError as error:
-        failure = {"code": error.code, "message": error.message}
-        (work_dir / FAILURE_FILE).write_text(json.dumps(failure))
+    except Exception as error:  # the parent cannot see it
+        write_failure(work_dir, error)
         raise
     finally:
         torch.distributed.destroy_process_group()
+
+
+def write_failure(work_dir: Path, error: Exception) -> None:
+    """What the parent raises; ours are sentences, of others the type says what went wrong."""
+    message = error.message if isinstance(error, GroundcrewError) else f"{type(error).__name__}: {error}"
+    code = error.code if isinstance(error, GroundcrewError) else TrainingProcessFailed.code
+    (work_dir / FAILURE_FILE).write_text(json.dumps({"code": code, "message": message}))
 
 
 def _print_progress(progress: Progress) -> None:
