@@ -196,11 +196,10 @@ class _Stages:
             "packages": {package: package_version(package) for package in PACKAGES},
             "score_threshold": base.score_threshold, "nms_iou": base.nms_iou,
         })  # fmt: skip
-        self._registry.publish(candidate, card)
-        return card
+        return self._registry.card(self._registry.publish(candidate, card).ref)
 
     def _promote(self, card: VersionCard) -> None:
-        self._enter("promote")
+        self._report(stage="promote")  # whole and published: too late to cancel
         if card.decision == "promoted":
             self._registry.promote(self._job.project_id, card.ref)
         decision = "promoted" if card.decision == "promoted" else "refused"
@@ -215,7 +214,8 @@ class _Stages:
         self._report(stage=stage)
 
     def _report(self, **fields: str | int | float) -> None:
-        self._records.progress(self._job.id, **fields)
+        if not self._records.progress(self._job.id, **fields):
+            raise JobCancelled("the job is over already")
 
     def _report_training(self, progress: Progress) -> None:
         known = {"epoch": int(progress.epoch), "iteration": progress.iteration, "iterations": progress.iterations,

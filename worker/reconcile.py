@@ -20,6 +20,7 @@ import redis
 from contract.broker import all_queues, queue_depths
 from contract.errors import BrokerUnavailable, UnknownJob
 from contract.finetune import FinetuneRecords
+from contract.jobs import FINETUNE_QUEUE
 from contract.leases import is_held
 from worker.tasks import Crew
 
@@ -125,8 +126,9 @@ class Reconciler:
         return 1
 
     def _messages(self) -> int:
-        """Messages that may speak for an open job: waiting, held by a worker, or delayed."""
-        waiting = sum(queue_depths(self._redis, self._crew.shards).values())
+        """Messages that may speak for an open job: waiting, held by a worker, or delayed. Fine-tunes do not count."""
+        depths = queue_depths(self._redis, self._crew.shards)
+        waiting = sum(depth for queue, depth in depths.items() if queue != FINETUNE_QUEUE)
         return waiting + int(self._redis.hlen(UNACKED_KEY)) + self._crew.delayed.count()
 
     def _known_ids(self) -> Iterator[str]:

@@ -135,6 +135,10 @@ class LabelStudioClient:
         """What opening a task in the editor requests; asks the backend if the task has no prediction yet."""
         return dict(self._get(f"/api/tasks/{task}"))
 
+    def annotate(self, task: int, regions: Sequence[Json]) -> int:
+        """Submits an annotation, as the button does, and returns its id."""
+        return int(self._post(f"/api/tasks/{task}/annotations/", json={"result": list(regions)})["id"])
+
     def annotate_interactively(self, backend: int, task: int, context: Json) -> Json:
         """What Auto-Annotation sends; returns {"data": ...} or {"errors": [...]}. Nothing is stored."""
         return dict(self._post(f"/api/ml/{backend}/interactive-annotating", json={"task": task, "context": context}))

@@ -1,0 +1,153 @@
+"""The loop that no peer has: annotate, press "Start training", and the next image is pre-annotated better.
+
+Called by: pytest. Must not import: backend, worker.
+A real Label Studio, a real `groundcrew up` with its trainer, and a shape that the tiny model has never seen.
+Example: pytest tests/services/test_finetune_loop.py
+"""
+
+import io
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+import requests
+from PIL import Image
+
+from benchmarks.finetune import NEW_CLASSES, OLD_NAMES, make_new_scene, name_of
+from groundcrew.child import bare_environment
+from groundcrew.crew import Crew
+from groundcrew.demo.scenes import make_label_config
+from groundcrew.label_studio.client import ImageFile
+from tests.services.waiting import wait_for_predictions, wait_until
+
+NEW = NEW_CLASSES[0]
+ANNOTATED = 40
+FIRST_SEED = 880_000
+TRAINING_DEADLINE_S = 600.0  #: the time itself is measured by `groundcrew bench finetune`
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("finetune-crew")
+
+
+@pytest.fixture(scope="module")
+def crew(folder, label_studio_server, label_studio_token):
+    """A crew of its own, whose registry begins empty."""
+    settings = {"LABEL_STUDIO_URL": label_studio_server.url, "LABEL_STUDIO_API_KEY": label_studio_token}
+    with Crew.start(folder, settings) as running:
+        yield running
+
+
+def label_config():
+    pairs = [tuple(name.split(" ")) for name in OLD_NAMES]
+    return make_label_config(pairs).replace(
+        "</RectangleLabels>", f'<Label value="{NEW.shape}" background="#804080"/></RectangleLabels>'
+    )
+
+
+def as_file(scene, name):
+    content = io.BytesIO()
+    Image.fromarray(scene.image).save(content, "PNG")
+    return ImageFile(name, content.getvalue())
+
+
+def as_regions(scene):
+    height_px, width_px = scene.image.shape[:2]
+    return [
+        {
+            "from_name": "label", "to_name": "image", "type": "rectanglelabels",
+            "original_width": width_px, "original_height": height_px, "image_rotation": 0,
+            "value": {"x": 100 * float(x1) / width_px, "y": 100 * float(y1) / height_px,
+                      "width": 100 * float(x2 - x1) / width_px, "height": 100 * float(y2 - y1) / height_px,
+                      "rotation": 0, "rectanglelabels": [name_of(pair)]},
+        }
+        for pair, (x1, y1, x2, y2) in zip(scene.pairs, scene.boxes_xyxy_px, strict=True)
+    ]  # fmt: skip
+
+
+def upload(label_studio, project, scenes):
+    """Task id -> scene."""
+    named = {f"scene-{number}.png": scene for number, scene in enumerate(scenes)}
+    known = set(label_studio.image_names(project))
+    label_studio.upload_images(project, [as_file(scene, name) for name, scene in named.items()])
+    names = label_studio.image_names(project)
+    return {task: named[name] for task, name in names.items() if task not in known}
+
+
+def groundcrew(crew, *arguments):
+    """What a person types beside the running crew; returns the completed process."""
+    return subprocess.run(
+        [sys.executable, "-m", "groundcrew", *arguments],
+        cwd=crew.folder, env=bare_environment(), capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
+def record_of(crew, project):
+    return requests.get(f"{crew.url}/jobs", params={"project": project}, timeout=10).json()["finetunes"][0]
+
+
+def wait_for_the_end(crew, project):
+    states = []
+    ends_at = time.monotonic() + TRAINING_DEADLINE_S
+    while (record := record_of(crew, project))["state"] in ("queued", "running"):
+        assert time.monotonic() < ends_at, f"{record}\n{crew.log_tail()}"
+        if record.get("stage") not in states:
+            states.append(record.get("stage"))
+        time.sleep(0.2)
+    return record, states
+
+
+def boxes_of(prediction, label):
+    return [region for region in prediction.result if region["value"]["rectanglelabels"] == [label]]
+
+
+@pytest.fixture(scope="module")
+def trained(label_studio, crew):
+    """A project whose 40 images are annotated, and the record of the fine-tune that "Start training" made."""
+    project = label_studio.create_project("fine-tune", label_config())
+    backend = label_studio.connect_backend(project, crew.url, title="groundcrew")
+    scenes = upload(label_studio, project, [make_new_scene(NEW, FIRST_SEED + number) for number in range(ANNOTATED)])
+    before = wait_for_predictions(label_studio, project, ANNOTATED)
+    for task, scene in scenes.items():
+        label_studio.annotate(task, as_regions(scene))
+    label_studio.start_training(backend.id)
+    record, stages = wait_for_the_end(crew, project)
+    return project, record, stages, before
+
+
+def test_the_new_version_is_measured_published_and_promoted(trained, crew):
+    _project, record, stages, _ = trained
+    assert (record["state"], record["decision"]) == ("done", "promoted"), record
+    assert record["map"] > record["map_base"]
+    assert "train" in stages
+    card = json.loads(groundcrew(crew, "models", "show", record["version"], "--json").stdout)
+    assert card["base"] == "tiny-shapes-1"
+    assert card["counts"]["images_train"] + card["counts"]["images_val"] == ANNOTATED
+
+
+def test_the_next_image_is_predicted_by_it_and_shows_the_new_shape(trained, label_studio):
+    project, record, _, before = trained
+    fresh = upload(label_studio, project, [make_new_scene(NEW, FIRST_SEED + 100 + number) for number in range(12)])
+    wait_for_predictions(label_studio, project, ANNOTATED + len(fresh))
+    stored = [p for p in label_studio.predictions(project) if p.task in fresh]
+    assert {p.model_version.startswith(record["version"] + ".") for p in stored} == {True}
+    drawn = sum(name_of(pair) == NEW.shape for scene in fresh.values() for pair in scene.pairs)
+    found = sum(len(boxes_of(p, NEW.shape)) for p in stored)
+    assert found >= 0.7 * drawn
+    found_before = sum(len(boxes_of(p, NEW.shape)) for p in before)
+    assert found_before < 0.5 * drawn * ANNOTATED / len(fresh)
+
+
+def test_rolling_back_gives_the_old_versions_exact_boxes(trained, label_studio, crew):
+    project, _record, _, before = trained
+    rolled = groundcrew(crew, "models", "rollback", "--project", str(project))
+    assert rolled.returncode == 0, rolled.stderr
+    (task,) = upload(label_studio, project, [make_new_scene(NEW, FIRST_SEED)])
+    wait_until(lambda: any(p.task == task for p in label_studio.predictions(project)), "the prediction", crew.log_tail)
+    (prediction,) = [p for p in label_studio.predictions(project) if p.task == task]
+    first = min(before, key=lambda p: p.task)
+    assert prediction.model_version == first.model_version
+    assert [region["value"] for region in prediction.result] == [region["value"] for region in first.result]
