@@ -90,3 +90,14 @@ def test_view_has_the_size_for_inference() -> None:
     plain = Augmentation(80, 200)
     assert augment(np.random.default_rng(0), pixels, none, plain, scale=1.0)[0].shape == (67, 200, 3)
     assert augment(np.random.default_rng(0), pixels, none, plain, scale=0.5)[0].shape == (33, 100, 3)
+
+
+def test_view_is_padded_as_for_inference() -> None:
+    white = np.full((100, 300, 3), 255, np.uint8)
+    padded = Augmentation(80, 200, multiple_px=32, fill_rgb=(1, 2, 3))
+    view, boxes, _ = augment(np.random.default_rng(0), white, np.array([[0, 0, 300, 100]]), padded, scale=1.0)
+    assert view.shape == (96, 224, 3)
+    assert view[:67, :200].min() == 255
+    assert (view[67:] == (1, 2, 3)).all()
+    assert (view[:, 200:] == (1, 2, 3)).all()
+    assert boxes.tolist() == [[0, 0, 200, 67]]

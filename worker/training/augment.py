@@ -24,10 +24,12 @@ Boxes = NDArray[np.float32]  # (N, 4) xyxy, pixels
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Target size as in mmcv's `FixScaleResize`, and how far to stray from it."""
+    """Target size as in mmcv's `FixScaleResize`, padding as in its `Pad`, and how far to stray from them."""
 
     short_side_px: int
     long_side_px: int
+    multiple_px: int = 1  #: sides are padded, to the right and below, to multiples of this
+    fill_rgb: tuple[int, int, int] = (0, 0, 0)
     scale_range: tuple[float, float] = (1.0, 1.0)
     crop_chance: float = 0.0
     flip_chance: float = 0.0
@@ -59,7 +61,7 @@ def augment(
         zoom = part  # what remains is shown as large as before, not enlarged to fill the view
     seen = _areas(boxes) >= np.maximum(LEAST_SEEN * areas, 1.0)
     pixels, boxes = _resize(pixels, boxes, how, zoom * scale)
-    return pixels, boxes, seen
+    return _pad(pixels, how), boxes, seen
 
 
 def _areas(boxes: Boxes) -> NDArray[np.float32]:
@@ -86,3 +88,13 @@ def _resize(pixels: Pixels, boxes: Boxes, how: Augmentation, factor: float) -> t
     resized = np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).resize(size, Image.Resampling.BILINEAR))
     ratio = np.tile(np.array(size) / (width, height), 2)
     return resized, (boxes * ratio).astype(np.float32)
+
+
+def _pad(pixels: Pixels, how: Augmentation) -> Pixels:
+    height, width = (-(-side // how.multiple_px) * how.multiple_px for side in pixels.shape[:2])
+    if (height, width) == pixels.shape[:2]:
+        return pixels
+    padded = np.empty((height, width, 3), np.uint8)
+    padded[:] = how.fill_rgb
+    padded[: pixels.shape[0], : pixels.shape[1]] = pixels
+    return padded

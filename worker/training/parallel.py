@@ -182,10 +182,11 @@ def main() -> None:
 
 
 def write_failure(work_dir: Path, error: Exception) -> None:
-    """What the parent raises; ours are sentences, of others the type says what went wrong."""
+    """What the parent raises; the first process that fails is the cause, the others only miss it."""
     message = error.message if isinstance(error, GroundcrewError) else f"{type(error).__name__}: {error}"
     code = error.code if isinstance(error, GroundcrewError) else TrainingProcessFailed.code
-    (work_dir / FAILURE_FILE).write_text(json.dumps({"code": code, "message": message}))
+    with contextlib.suppress(FileExistsError), (work_dir / FAILURE_FILE).open("x") as file:
+        json.dump({"code": code, "message": message}, file)
 
 
 def _print_progress(progress: Progress) -> None:

@@ -101,10 +101,12 @@ class Run:
             text_limit(model) - START_AND_END_TOKENS,
             model.dn_query_generator.num_classes,
         )
-        long_side_px, short_side_px = find_scale(self._config)
         sided = any(side in name.lower().split() for name in book.names for side in SIDES)
         how = Augmentation(
-            short_side_px, long_side_px, options.scale_range, options.crop_chance, 0.0 if sided else options.flip_chance
+            **find_view(self._config),
+            scale_range=options.scale_range,
+            crop_chance=options.crop_chance,
+            flip_chance=0.0 if sided else options.flip_chance,
         )
         replay = open_replay(self._base_directory)
         samples = self._data.split("train")
@@ -210,9 +212,19 @@ def collate(packed: list[Packed]) -> dict[str, list]:
     return {key: [one[key] for one in packed] for key in ("inputs", "data_samples")}
 
 
-def find_scale(config: Config) -> tuple[int, int]:
-    """Longest and shortest side in pixels that the test pipeline scales an image to."""
+def find_view(config: Config) -> dict[str, object]:
+    """What the test pipeline makes of an image: the sizes and the padding of `Augmentation`."""
     steps = get_test_pipeline_cfg(config) if "test_dataloader" in config else config.get("test_pipeline", [])
-    scales = [step["scale"] for step in steps if "Resize" in str(step["type"]) and "scale" in step]
-    low, high = sorted(scales[0] if scales else USUAL_SCALE_PX)
-    return int(high), int(low)
+    named = {str(step["type"]).rpartition(".")[2]: step for step in steps}
+    scales = [step["scale"] for name, step in named.items() if "Resize" in name and "scale" in step]
+    short_side_px, long_side_px = sorted(scales[0] if scales else USUAL_SCALE_PX)
+    pad = named.get("Pad", {})
+    fill = pad.get("pad_val", 0)
+    fill_bgr = fill.get("img", 0) if isinstance(fill, dict) else fill
+    fill_bgr = (fill_bgr,) * 3 if isinstance(fill_bgr, int | float) else fill_bgr
+    return {
+        "short_side_px": int(short_side_px),
+        "long_side_px": int(long_side_px),
+        "multiple_px": int(pad.get("size_divisor") or 1),
+        "fill_rgb": tuple(int(value) for value in reversed(fill_bgr)),
+    }
