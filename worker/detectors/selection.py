@@ -35,7 +35,7 @@ def gather_candidates(
 
     Args:
         parts: for each caption (Q, P) scores, (Q, 4) centre and size as fractions of the model's input, (P,) name ids.
-        sample: knows `img_shape` (height, width of the resized image) and `scale_factor` (x, y).
+        sample: knows `img_shape` (height, width of the model's input), `scale_factor` (x, y) and `ori_shape`.
         score_threshold: lowest score that counts.
     """
     chosen = [(scores >= score_threshold).nonzero(as_tuple=True) for scores, _, _ in parts]
@@ -70,5 +70,6 @@ class Selection:
 def _to_pixels(cxcywh: Tensor, sample: DetDataSample) -> Tensor:
     height, width = sample.img_shape
     size = cxcywh.new_tensor([width, height, width, height])
-    resized = (bbox_cxcywh_to_xyxy(cxcywh) * size).clamp(min=torch.zeros_like(size), max=size)
-    return resized / cxcywh.new_tensor(sample.scale_factor).repeat(2)
+    given = bbox_cxcywh_to_xyxy(cxcywh) * size / cxcywh.new_tensor(sample.scale_factor).repeat(2)
+    height, width = sample.ori_shape  # without what a pipeline padded
+    return given.clamp(min=torch.zeros_like(size), max=cxcywh.new_tensor([width, height, width, height]))

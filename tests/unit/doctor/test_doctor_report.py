@@ -64,7 +64,7 @@ def test_a_redis_that_is_away_is_a_problem_and_what_needs_it_is_skipped(patient)
 
 
 def test_an_address_that_is_none_is_told(patient):
-    assert "no address" in check_redis(patient(redis_url="somewhere:6379")).message
+    assert "no address" in check_redis(patient(redis_url="redis://somewhere:port")).message
 
 
 def test_passwords_of_addresses_are_hidden():
