@@ -8,12 +8,11 @@ Example: `ModelCards(settings).look_up(1, xml).model_version == "tiny-shapes-1.3
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from contract.errors import SettingsError
 from contract.labels import LabelMap, model_version, read_label_config
-from contract.prompts import lint_prompts, read_prompt_map
+from contract.prompt_map import load_prompt_map
+from contract.prompts import lint_prompts
 from contract.registry import Registry
 from contract.settings import Settings
 
@@ -36,7 +35,7 @@ class ModelCards:
 
     def __init__(self, settings: Settings) -> None:
         self._registry = Registry(settings)
-        self.prompt_map = _read_prompt_map_file(settings)
+        self.prompt_map = load_prompt_map(settings)
         self._advised: dict[int, str] = {}
 
     def look_up(self, project_id: int, label_config: str) -> ProjectModel:
@@ -57,12 +56,3 @@ class ModelCards:
     def refs(self) -> list[str]:
         """Names of all registered versions."""
         return [version.ref for version in self._registry.list()]
-
-
-def _read_prompt_map_file(settings: Settings) -> Mapping[str, str]:
-    if settings.prompt_map_file is None:
-        return {}
-    try:
-        return read_prompt_map(settings.prompt_map_file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"PROMPT_MAP_FILE: {settings.prompt_map_file} cannot be read: {error}") from None

@@ -86,6 +86,7 @@ class PredictJob(Message):
     run: str = Field(default_factory=new_run)
     delivery: Delivery = "write"
     asked: Asked | None = None
+    replaces: str = ""  #: model_version whose prediction of this task goes, once this one is stored
     hurry: bool = False  #: someone waits at the screen, whatever the delivery
     attempt: int = 0  #: tries so far that ended in an error worth retrying
     enqueued_at_s: float = Field(default_factory=time.time)  #: Unix time
@@ -124,6 +125,7 @@ class WriteBackJob(Message):
     run: str
     project_id: int
     prediction: Prediction
+    replaces: str = ""  #: see PredictJob
     verify: bool = False  #: look at what Label Studio holds before writing
     attempt: int = 0
 
@@ -152,6 +154,7 @@ class ExpandJob(Message):
     model: str
     model_version: str
     delivery: Delivery = "write"
+    replaces: str = ""  #: see PredictJob
 
     def queue(self, shards: int) -> str:
         return EXPAND_QUEUE
@@ -167,6 +170,7 @@ class ExpandJob(Message):
                 model_version=self.model_version,
                 id=job_id(self.project_id, task.task_id, self.model_version),
                 delivery=self.delivery,
+                replaces=self.replaces,
             )
             for task in self.tasks
         ]

@@ -2,7 +2,7 @@
 
 Called by: worker.tasks, in the trainer process. Must not import: torch, mmdet before a stage needs them.
 Each stage leaves its result in the job's own directory, so that another trainer goes on where a killed one stopped.
-Example: `Finetuner(settings, client, label_studio, registry, name, stopping).run(job)`
+Example: `Finetuner(settings, client, label_studio, registry, name, stopping, ...).run(job)`
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version as package_version
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,10 +24,12 @@ import redis
 from contract.cards import VersionCard
 from contract.errors import GroundcrewError, JobCancelled, LabelConfigError
 from contract.finetune import FinetuneJob, FinetuneRecords, Start
-from contract.labels import LabelMap, read_label_config
+from contract.jobs import ExpandJob
+from contract.labels import LabelMap, model_version, read_label_config
 from contract.leases import Lease
 from contract.registry import ModelVersion, Registry
 from contract.settings import Settings
+from contract.status import JobRecords
 from worker.dataset import FILE_NAME, Dataset
 from worker.export import export_dataset
 from worker.files import atomic_file
@@ -42,6 +45,7 @@ log = logging.getLogger(__name__)
 PACKAGES = ("torch", "mmdet", "mmengine", "transformers")  #: whose versions a card names
 JUDGEMENT_FILE = "judgement.json"
 BASE_FILE = "base.txt"
+TASKS_A_MESSAGE = 1000
 RULE = "mAP on val must rise, and AP50 on the base's own held-out images may fall by at most 0.02"
 
 
@@ -62,6 +66,8 @@ class Finetuner:
     registry: Registry
     name: str  #: of this trainer, as records show it
     stopping: threading.Event  #: set on SIGTERM
+    jobs: JobRecords
+    send: Callable[[ExpandJob], None]
     prompt_map: Callable[[], dict[str, str]] = dict
 
     @property
@@ -202,9 +208,21 @@ class _Stages:
         self._report(stage="promote")  # whole and published: too late to cancel
         if card.decision == "promoted":
             self._registry.promote(self._job.project_id, card.ref)
+            if self._trainer.settings.repredict == "unlabeled":
+                self._predict_again(card)
         decision = "promoted" if card.decision == "promoted" else "refused"
         log.info("fine-tune %s: version %s %s: %s", self._job.id, card.ref, decision, card.reason)
         self._records.finish(self._job.id, version=card.ref, decision=decision, reason=card.reason)
+
+    def _predict_again(self, card: VersionCard) -> None:
+        """Tasks without annotations get the new version's boxes in place of the base's. Twice is harmless: admit()."""
+        label_map, trainer, project_id = self._label_map(), self._trainer, self._job.project_id
+        new, old = (_stamp(self._registry.get(ref), label_map) for ref in (card.ref, card.base))
+        config_id = trainer.jobs.save_config(trainer.label_studio.label_config(project_id), trainer.prompt_map())
+        tasks = trainer.label_studio.unlabeled_tasks(project_id, label_map.image_key)
+        while chunk := tuple(islice(tasks, TASKS_A_MESSAGE)):
+            trainer.send(ExpandJob(project_id=project_id, tasks=chunk, config_id=config_id, model=card.ref,
+                                   model_version=new, replaces=old))  # fmt: skip
 
     # -- progress and stopping -------------------------------------------------------------------------------------
 
@@ -227,6 +245,12 @@ class _Stages:
         if self._trainer.stopping.is_set() or self._lost.is_set():
             raise TrainerStopping
         return self._records.is_cancelled(self._job.id)
+
+
+def _stamp(version: ModelVersion, label_map: LabelMap) -> str:
+    return model_version(
+        version.ref, label_map, score_threshold=version.score_threshold, nms_iou=version.nms_iou
+    )
 
 
 def _splits_of(base: ModelVersion) -> dict[int, str]:

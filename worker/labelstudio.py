@@ -10,19 +10,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import httpx
 
 from contract.errors import LabelStudioError, LabelStudioRefused, LabelStudioUnreachable, TokenMissing
-from contract.jobs import Prediction
+from contract.jobs import NewTask, Prediction
 from contract.settings import Settings
 
 if TYPE_CHECKING:
     from label_studio_sdk import LabelStudio as Sdk
 
 REQUEST_TIMEOUT_S = 60.0
+TASKS_A_PAGE = 500
 T = TypeVar("T")
 
 _REMEDIES = {
@@ -88,6 +89,20 @@ class LabelStudio:
     def label_config(self, project_id: int) -> str:
         """The project's label config as it is now."""
         return str(self._call(lambda: self._sdk.projects.get(id=project_id)).label_config or "")
+
+    def remove(self, task_id: int, model_version: str) -> None:
+        """Delete what the task has of exactly this version."""
+        for prediction in self._call(lambda: list(self._sdk.predictions.list(task=task_id))):
+            if prediction.model_version == model_version and prediction.id is not None:
+                self._call(partial(self._sdk.predictions.delete, id=prediction.id))
+
+    def unlabeled_tasks(self, project_id: int, image_key: str) -> Iterator[NewTask]:
+        """Tasks without a submitted annotation, page by page."""
+        with self._translated():
+            for task in self._sdk.tasks.list(project=project_id, page_size=TASKS_A_PAGE, resolve_uri=False):
+                image = (task.data or {}).get(image_key)
+                if not task.total_annotations and isinstance(image, str):
+                    yield NewTask(task_id=int(task.id), image=image)
 
     # -- snapshots ---------------------------------------------------------------------------------------------------
 

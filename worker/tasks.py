@@ -110,7 +110,9 @@ def deliver(crew: Crew, job: PredictJob, prediction: Prediction) -> None:
     """Hand over a finished prediction by the job's kind of delivery (see contract.jobs.Delivery)."""
     boxes = len(prediction.result)
     log.info("job %s: %d boxes", job.id, boxes)
-    write = WriteBackJob(id=job.id, run=job.run, project_id=job.project_id, prediction=prediction)
+    write = WriteBackJob(
+        id=job.id, run=job.run, project_id=job.project_id, prediction=prediction, replaces=job.replaces
+    )
     if job.delivery == "write":
         crew.send(write)
         crew.records.predicted(job, boxes)

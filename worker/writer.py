@@ -32,6 +32,8 @@ class PredictionStore(Protocol):
 
     def holds(self, task_id: int, model_version: str) -> bool: ...
 
+    def remove(self, task_id: int, model_version: str) -> None: ...
+
 
 class Writer:
     """Write-back jobs in, stored predictions out. `write` may be called by many threads at once."""
@@ -73,7 +75,7 @@ class Writer:
             if self._records.is_deleted(job.project_id, job.prediction.task_id):
                 outcomes[id(job)] = JobCancelled(f"task {job.prediction.task_id} was deleted")
             elif mark == "written":
-                outcomes[id(job)] = None
+                outcomes[id(job)] = self._replace(job)
             elif mark == "posting" or recent or job.verify:
                 self._look_first(job, todo, outcomes)
             else:
@@ -86,7 +88,7 @@ class Writer:
                 todo.append(job)
                 return
             self._results.mark_written([job])
-            outcomes[id(job)] = None
+            outcomes[id(job)] = self._replace(job)
         except GroundcrewError as error:
             outcomes[id(job)] = error
 
@@ -114,7 +116,16 @@ class Writer:
         if created != len(jobs):
             stored = [job for job in jobs if self._is_stored(job, outcomes)]
         self._results.mark_written(stored)
-        outcomes.update({id(job): None for job in stored})
+        outcomes.update({id(job): self._replace(job) for job in stored})
+
+    def _replace(self, job: WriteBackJob) -> GroundcrewError | None:
+        """The new prediction is stored: the one it replaces may go. An error makes the job come back for just this."""
+        if job.replaces:
+            try:
+                self._store.remove(job.prediction.task_id, job.replaces)
+            except GroundcrewError as error:
+                return error
+        return None
 
     def _is_stored(self, job: WriteBackJob, outcomes: Outcomes) -> bool:
         try:

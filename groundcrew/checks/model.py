@@ -16,7 +16,7 @@ from contract.errors import (
     LangModelMissing,
     SettingsError,
 )
-from contract.prompts import read_prompt_map
+from contract.prompt_map import load_prompt_map
 from contract.registry import ModelVersion, Registry
 from contract.settings import Settings
 from groundcrew.checks.check import Check, ok, problem, skipped, warning
@@ -48,13 +48,7 @@ def _read_files(settings: Settings) -> None:
         folder = getattr(settings, name)
         if folder is not None and not folder.is_dir():
             raise SettingsError(f"{name.upper()}: {folder} is no folder")
-    path = settings.prompt_map_file
-    if path is None:
-        return
-    try:
-        read_prompt_map(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"PROMPT_MAP_FILE: {path} cannot be read: {error}") from error
+    load_prompt_map(settings)
 
 
 def check_model(patient: Patient) -> Check:

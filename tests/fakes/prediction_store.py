@@ -16,6 +16,7 @@ class FakePredictionStore:
         self.unknown_tasks: set[int] = set()  #: POSTs that name one are refused as a whole
         self.dropped_tasks: set[int] = set()  #: their predictions are dropped silently
         self.down = False
+        self.refuses_removal = False
         self.lose_answer = False  #: store, but let the answer get lost once
 
     def store(self, project_id: int, predictions: Sequence[Prediction]) -> int:
@@ -35,6 +36,11 @@ class FakePredictionStore:
         if self.down:
             raise LabelStudioUnreachable("down")
         return any(p.task_id == task_id and p.model_version == model_version for p in self.stored)
+
+    def remove(self, task_id: int, model_version: str) -> None:
+        if self.refuses_removal:
+            raise LabelStudioUnreachable("down")
+        self.stored = [p for p in self.stored if (p.task_id, p.model_version) != (task_id, model_version)]
 
     def tasks(self) -> list[int]:
         return sorted(p.task_id for p in self.stored)

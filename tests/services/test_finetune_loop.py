@@ -24,6 +24,7 @@ from tests.services.waiting import wait_for_predictions, wait_until
 
 NEW = NEW_CLASSES[0]
 ANNOTATED = 40
+NOT_YET = 6  #: tasks that nobody has annotated when the fine-tune ends
 FIRST_SEED = 880_000
 TRAINING_DEADLINE_S = 600.0  #: the time itself is measured by `groundcrew bench finetune`
 
@@ -36,7 +37,8 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def crew(folder, label_studio_server, label_studio_token):
     """A crew of its own, whose registry begins empty."""
-    settings = {"LABEL_STUDIO_URL": label_studio_server.url, "LABEL_STUDIO_API_KEY": label_studio_token}
+    settings = {"LABEL_STUDIO_URL": label_studio_server.url, "LABEL_STUDIO_API_KEY": label_studio_token,
+                "REPREDICT": "unlabeled"}  # fmt: skip
     with Crew.start(folder, settings) as running:
         yield running
 
@@ -110,16 +112,17 @@ def trained(label_studio, crew):
     project = label_studio.create_project("fine-tune", label_config())
     backend = label_studio.connect_backend(project, crew.url, title="groundcrew")
     scenes = upload(label_studio, project, [make_new_scene(NEW, FIRST_SEED + number) for number in range(ANNOTATED)])
-    before = wait_for_predictions(label_studio, project, ANNOTATED)
+    waiting = upload(label_studio, project, [make_new_scene(NEW, FIRST_SEED + 60 + number) for number in range(NOT_YET)])
+    before = wait_for_predictions(label_studio, project, ANNOTATED + NOT_YET)
     for task, scene in scenes.items():
         label_studio.annotate(task, as_regions(scene))
     label_studio.start_training(backend.id)
     record, stages = wait_for_the_end(crew, project)
-    return project, record, stages, before
+    return project, record, stages, before, waiting
 
 
 def test_the_new_version_is_measured_published_and_promoted(trained, crew):
-    _project, record, stages, _ = trained
+    _project, record, stages, _, _ = trained
     assert (record["state"], record["decision"]) == ("done", "promoted"), record
     assert record["map"] > record["map_base"]
     assert "train" in stages
@@ -129,20 +132,30 @@ def test_the_new_version_is_measured_published_and_promoted(trained, crew):
 
 
 def test_the_next_image_is_predicted_by_it_and_shows_the_new_shape(trained, label_studio):
-    project, record, _, before = trained
+    project, record, _, before, _ = trained
     fresh = upload(label_studio, project, [make_new_scene(NEW, FIRST_SEED + 100 + number) for number in range(12)])
-    wait_for_predictions(label_studio, project, ANNOTATED + len(fresh))
+    wait_for_predictions(label_studio, project, ANNOTATED + NOT_YET + len(fresh))
     stored = [p for p in label_studio.predictions(project) if p.task in fresh]
     assert {p.model_version.startswith(record["version"] + ".") for p in stored} == {True}
     drawn = sum(name_of(pair) == NEW.shape for scene in fresh.values() for pair in scene.pairs)
     found = sum(len(boxes_of(p, NEW.shape)) for p in stored)
     assert found >= 0.7 * drawn
     found_before = sum(len(boxes_of(p, NEW.shape)) for p in before)
-    assert found_before < 0.5 * drawn * ANNOTATED / len(fresh)
+    assert found_before < 0.5 * drawn * (ANNOTATED + NOT_YET) / len(fresh)
+
+
+def test_tasks_without_annotations_are_predicted_again_in_place_of_the_old_boxes(trained, label_studio, crew):
+    project, record, _, _, waiting = trained
+
+    def versions():
+        return [p.model_version.startswith(record["version"] + ".") for p in label_studio.predictions(project)
+                if p.task in waiting]  # fmt: skip
+
+    wait_until(lambda: versions() == [True] * NOT_YET, "one new prediction for each", crew.log_tail)
 
 
 def test_rolling_back_gives_the_old_versions_exact_boxes(trained, label_studio, crew):
-    project, _record, _, before = trained
+    project, _, _, before, _ = trained
     rolled = groundcrew(crew, "models", "rollback", "--project", str(project))
     assert rolled.returncode == 0, rolled.stderr
     (task,) = upload(label_studio, project, [make_new_scene(NEW, FIRST_SEED)])

@@ -129,3 +129,21 @@ def test_the_prediction_of_a_deleted_task_is_not_written(make_writer, client, st
     with pytest.raises(JobCancelled):
         make_writer().write(write_job(1))
     assert store.requests == []
+
+
+def test_a_new_prediction_takes_the_place_of_the_old_versions_one(make_writer, store):
+    writer, old = make_writer(), write_job(1).prediction.model_copy(update={"model_version": "old"})
+    store.stored = [old, old.model_copy(update={"task_id": 2})]
+    writer.write(write_job(1, replaces="old"))
+    assert sorted((p.task_id, p.model_version == "old") for p in store.stored) == [(1, False), (2, True)]
+
+
+def test_the_old_one_goes_in_the_end_even_when_label_studio_is_away_in_between(make_writer, store):
+    writer, job = make_writer(), write_job(1, replaces="old")
+    store.stored = [job.prediction.model_copy(update={"model_version": "old"})]
+    store.refuses_removal = True
+    with pytest.raises(LabelStudioUnreachable):
+        writer.write(job)
+    store.refuses_removal = False
+    writer.write(job)
+    assert [p.model_version for p in store.stored] == [job.prediction.model_version]
