@@ -50,6 +50,10 @@ def label_config():
     )
 
 
+def make_scenes(count, first=0):
+    return [make_new_scene(NEW, FIRST_SEED + first + number) for number in range(count)]
+
+
 def as_file(scene, name):
     content = io.BytesIO()
     Image.fromarray(scene.image).save(content, "PNG")
@@ -111,8 +115,8 @@ def trained(label_studio, crew):
     """A project whose 40 images are annotated, and the record of the fine-tune that "Start training" made."""
     project = label_studio.create_project("fine-tune", label_config())
     backend = label_studio.connect_backend(project, crew.url, title="groundcrew")
-    scenes = upload(label_studio, project, [make_new_scene(NEW, FIRST_SEED + number) for number in range(ANNOTATED)])
-    waiting = upload(label_studio, project, [make_new_scene(NEW, FIRST_SEED + 60 + number) for number in range(NOT_YET)])
+    scenes = upload(label_studio, project, make_scenes(ANNOTATED))
+    waiting = upload(label_studio, project, make_scenes(NOT_YET, first=60))
     before = wait_for_predictions(label_studio, project, ANNOTATED + NOT_YET)
     for task, scene in scenes.items():
         label_studio.annotate(task, as_regions(scene))
@@ -133,7 +137,7 @@ def test_the_new_version_is_measured_published_and_promoted(trained, crew):
 
 def test_the_next_image_is_predicted_by_it_and_shows_the_new_shape(trained, label_studio):
     project, record, _, before, _ = trained
-    fresh = upload(label_studio, project, [make_new_scene(NEW, FIRST_SEED + 100 + number) for number in range(12)])
+    fresh = upload(label_studio, project, make_scenes(12, first=100))
     wait_for_predictions(label_studio, project, ANNOTATED + NOT_YET + len(fresh))
     stored = [p for p in label_studio.predictions(project) if p.task in fresh]
     assert {p.model_version.startswith(record["version"] + ".") for p in stored} == {True}
@@ -158,7 +162,7 @@ def test_rolling_back_gives_the_old_versions_exact_boxes(trained, label_studio, 
     project, _, _, before, _ = trained
     rolled = groundcrew(crew, "models", "rollback", "--project", str(project))
     assert rolled.returncode == 0, rolled.stderr
-    (task,) = upload(label_studio, project, [make_new_scene(NEW, FIRST_SEED)])
+    (task,) = upload(label_studio, project, make_scenes(1))
     wait_until(lambda: any(p.task == task for p in label_studio.predictions(project)), "the prediction", crew.log_tail)
     (prediction,) = [p for p in label_studio.predictions(project) if p.task == task]
     first = min(before, key=lambda p: p.task)
