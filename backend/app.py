@@ -28,6 +28,7 @@ from contract.settings import Settings
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 5
+PROBES = ("/health", "/metrics")  #: asked every few seconds: logged at DEBUG only
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -60,7 +61,8 @@ def _end(response: Response) -> Response:
     # The rule, not the path: a path may hold the webhook's secret.
     rule = request.url_rule.rule if request.url_rule else "(unknown)"
     took_ms = (time.monotonic() - g.began_s) * 1000
-    log.info("%s %s %d in %.0f ms id=%s", request.method, rule, response.status_code, took_ms, g.request_id)
+    level = logging.DEBUG if rule in PROBES else logging.INFO
+    log.log(level, "%s %s %d in %.0f ms id=%s", request.method, rule, response.status_code, took_ms, g.request_id)
     return response
 
 
