@@ -22,6 +22,8 @@ from groundcrew.demo.scenes import make_label_config
 from groundcrew.label_studio.client import ImageFile
 from tests.services.waiting import wait_for_predictions, wait_until
 
+pytestmark = pytest.mark.timeout(900)  # a training, on a machine that may be busy
+
 NEW = NEW_CLASSES[0]
 ANNOTATED = 40
 NOT_YET = 6  #: tasks that nobody has annotated when the fine-tune ends
