@@ -333,14 +333,22 @@ class PlainRunner:
         """Nobody listens."""
 
 
-def run_loop(model: SmallMemory, images: list[Tensor]) -> list[float]:
+def run_loop(model: SmallMemory, images: list[Tensor], updates: int = 1, done: int = 0) -> list[float]:
+    """The gradient of each update, after `done` of them in another trainer."""
     batches = DataLoader(
-        images, len(images), sampler=NumberSampler(0, len(images)),
+        images, len(images) // updates, sampler=NumberSampler(0, len(images)),
         collate_fn=lambda part: {"inputs": part, "data_samples": [None] * len(part)},
     )  # fmt: skip
     runner = PlainRunner(model)
-    UpdateLoop(runner, batches, iterations=1, chunk_size=len(images), processes=1).run()
+    loop = UpdateLoop(runner, batches, iterations=updates, chunk_size=len(images), processes=1)
+    loop._iter = done  # as mmengine's Runner does when it resumes
+    loop.run()
     return runner.optim_wrapper.gradients
+
+
+def test_resumed_loop_goes_on_with_the_next_images() -> None:
+    images = [torch.full((3, 2, 2), float(value)) for value in range(6)]
+    assert run_loop(SmallMemory(limit=9), images, updates=3, done=1) == [2.5, 4.5]
 
 
 def test_smaller_chunks_when_memory_runs_out() -> None:
