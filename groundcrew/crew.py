@@ -77,7 +77,8 @@ class Crew:
 
     def _wait_until_ready(self, deadline_s: float) -> None:
         ends_at = time.monotonic() + deadline_s
-        while not (self._answers() and {"predict", "write"} <= self._roles()):
+        # The API is asked last: each question is a line in the log, whose tail must keep the reason for a failed start.
+        while not ({"predict", "write"} <= self._roles() and self._answers()):
             if self._child.exit_code is not None:
                 raise CrewDidNotStart(f"groundcrew up ended with {self._child.exit_code}:\n{self._child.log_tail()}")
             if time.monotonic() > ends_at:
@@ -93,9 +94,9 @@ class Crew:
 
     def _roles(self) -> set[object]:
         """What its living processes do; empty before they beat for the first time."""
-        state_file = self.folder / ".groundcrew" / "up.json"
-        if not state_file.exists():
+        try:
+            state = json.loads((self.folder / ".groundcrew" / "up.json").read_text(encoding="utf-8"))
+            with redis.Redis.from_url(state["redis_url"], decode_responses=True) as client:
+                return {process["role"] for process in alive(client)}
+        except (FileNotFoundError, redis.ConnectionError):  # not written yet, or `up` is on its way out
             return set()
-        state = json.loads(state_file.read_text(encoding="utf-8"))
-        with redis.Redis.from_url(state["redis_url"], decode_responses=True) as client:
-            return {process["role"] for process in alive(client)}
