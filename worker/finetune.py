@@ -26,7 +26,7 @@ from contract.errors import GroundcrewError, JobCancelled, LabelConfigError
 from contract.finetune import FinetuneJob, FinetuneRecords, Start
 from contract.jobs import ExpandJob
 from contract.labels import LabelMap, model_version, read_label_config
-from contract.leases import Lease
+from contract.leases import TTL_S, Lease
 from contract.registry import ModelVersion, Registry
 from contract.settings import Settings
 from contract.status import JobRecords
@@ -69,6 +69,7 @@ class Finetuner:
     jobs: JobRecords
     send: Callable[[ExpandJob], None]
     prompt_map: Callable[[], dict[str, str]] = dict
+    lease_ttl_s: float = TTL_S
 
     @property
     def records(self) -> FinetuneRecords:
@@ -79,7 +80,7 @@ class Finetuner:
 
         Its record says how it ended; nothing is raised but redis.RedisError.
         """
-        lease = Lease(self.client, job.id)
+        lease = Lease(self.client, job.id, self.lease_ttl_s)
         if not lease.acquire():
             return "over"  # whoever holds it does it; after a death the reconciler sends it again
         with lease.kept() as lost:

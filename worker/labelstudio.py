@@ -7,6 +7,7 @@ Example: `LabelStudio(url, key).store(project_id=1, predictions=[prediction])`
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -21,6 +22,8 @@ from contract.settings import Settings
 
 if TYPE_CHECKING:
     from label_studio_sdk import LabelStudio as Sdk
+
+log = logging.getLogger(__name__)
 
 REQUEST_TIMEOUT_S = 60.0
 TASKS_A_PAGE = 500
@@ -64,6 +67,14 @@ class LabelStudio:
         key = self._settings.label_studio_api_key.get_secret_value()
         url = self._settings.label_studio_url
         return Sdk(base_url=url, api_key=key, timeout=REQUEST_TIMEOUT_S, httpx_client=self._http)
+
+    def prepare(self) -> None:
+        """Import and set up the SDK now, which takes a second or two, instead of within the first job."""
+        if self._settings.can_write_back:
+            try:
+                self._call(lambda: self._sdk)
+            except LabelStudioError as error:  # jobs will say so too, and the token may be mended meanwhile
+                log.warning("the Label Studio token cannot be used: %s", error.message)
 
     def authorization(self) -> Mapping[str, str]:
         """Headers that let a download through; empty without a token."""
