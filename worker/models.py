@@ -14,7 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import NamedTuple
 
-from contract.errors import DetectorHung, OutOfDeviceMemory
+from contract.errors import DetectorHung, GroundcrewError, OutOfDeviceMemory
 from contract.registry import ModelVersion, Registry
 from contract.settings import Settings
 from worker.batcher import MicroBatcher
@@ -23,6 +23,7 @@ from worker.images import Pixels
 
 log = logging.getLogger(__name__)
 
+LOAD_AGAIN_S = 30.0  #: a checkpoint may be mended meanwhile
 KEPT_VERSIONS = 2  #: the current one and the one before, for rollback and for jobs still stamped with it
 
 
@@ -43,6 +44,7 @@ class Models:
         self._load = load
         self._detectors: OrderedDict[str, tuple[Detector, ModelVersion]] = OrderedDict()
         self._loading = threading.Lock()
+        self._failures: dict[str, tuple[float, GroundcrewError]] = {}  #: by ref: when it failed, and how
         self._detect_timeout_s = settings.detect_timeout_s
         self.batcher: MicroBatcher[Look, Pixels, Boxes] = MicroBatcher(
             self._run, limit=settings.batch_size, name="detect"
@@ -81,13 +83,26 @@ class Models:
     def _detector(self, ref: str) -> tuple[Detector, ModelVersion]:
         with self._loading:
             if ref not in self._detectors:
-                version, started = self._registry.fetch(ref), time.monotonic()
-                self._detectors[ref] = (self._load(version), version)
-                log.info("loaded model %s in %.1f s", ref, time.monotonic() - started)
+                self._detectors[ref] = self._load_once(ref)
             self._detectors.move_to_end(ref)
             while len(self._detectors) > KEPT_VERSIONS:
                 self._detectors.popitem(last=False)
             return self._detectors[ref]
+
+    def _load_once(self, ref: str) -> tuple[Detector, ModelVersion]:
+        """A version that does not load is not tried again for a while: each of a thousand jobs would wait for it."""
+        failed_s, failure = self._failures.get(ref, (0.0, None))
+        started_s = time.monotonic()
+        if failure is not None and started_s - failed_s < LOAD_AGAIN_S:
+            raise failure
+        try:
+            version = self._registry.fetch(ref)
+            loaded = (self._load(version), version)
+        except GroundcrewError as error:
+            self._failures[ref] = (time.monotonic(), error)
+            raise
+        log.info("loaded model %s in %.1f s", ref, time.monotonic() - started_s)
+        return loaded
 
 
 def as_source(version: ModelVersion) -> ModelSource:
