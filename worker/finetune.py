@@ -153,9 +153,10 @@ class _Stages:
         return read_label_config(xml, prompt_map=self._trainer.prompt_map())
 
     def _train(self, base: ModelVersion, dataset: Dataset) -> Path:
-        from worker.train import directory_of, read_options, train
+        from worker.train import directory_of, leave_a_core, read_options, train
 
         self._enter("train")
+        leave_a_core()
         source = as_source(base)
         options = read_options(directory_of(source), self._job.options)
         return train(source, dataset, self._work / "train", options, report=self._report_training,
