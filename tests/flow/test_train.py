@@ -28,6 +28,8 @@ from worker.training.run import Run
 from worker.training.samples import SampleSet
 from worker.training.stream import NumberSampler
 
+pytestmark = pytest.mark.slow  # real trainings, seconds each: `make test` runs them after the quick ones
+
 QUICK = TrainOptions(
     iterations=4,
     batch_size=2,
