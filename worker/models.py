@@ -43,7 +43,7 @@ class Models:
         self._registry = registry
         self._load = load
         self._detectors: OrderedDict[str, tuple[Detector, ModelVersion]] = OrderedDict()
-        self._loading = threading.Lock()
+        self._loading, self._keeping = threading.Lock(), threading.Lock()
         self._failures: dict[str, tuple[float, GroundcrewError]] = {}  #: by ref: when it failed, and how
         self._detect_timeout_s = settings.detect_timeout_s
         self.batcher: MicroBatcher[Look, Pixels, Boxes] = MicroBatcher(
@@ -81,13 +81,23 @@ class Models:
             return self._run(look, images[:half]) + self._run(look, images[half:])
 
     def _detector(self, ref: str) -> tuple[Detector, ModelVersion]:
+        return self._known(ref) or self._load_beside(ref)
+
+    def _known(self, ref: str) -> tuple[Detector, ModelVersion] | None:
+        with self._keeping:
+            if ref in self._detectors:
+                self._detectors.move_to_end(ref)
+            return self._detectors.get(ref)
+
+    def _load_beside(self, ref: str) -> tuple[Detector, ModelVersion]:
+        """Load while others detect: `_loading` keeps out a second load, `_keeping` is held for a moment only."""
         with self._loading:
-            if ref not in self._detectors:
-                self._detectors[ref] = self._load_once(ref)
-            self._detectors.move_to_end(ref)
-            while len(self._detectors) > KEPT_VERSIONS:
-                self._detectors.popitem(last=False)
-            return self._detectors[ref]
+            loaded = self._known(ref) or self._load_once(ref)
+            with self._keeping:
+                self._detectors[ref] = loaded
+                while len(self._detectors) > KEPT_VERSIONS:
+                    self._detectors.popitem(last=False)
+            return loaded
 
     def _load_once(self, ref: str) -> tuple[Detector, ModelVersion]:
         """A version that does not load is not tried again for a while: each of a thousand jobs would wait for it."""
