@@ -15,6 +15,8 @@ from playwright.sync_api import Page, sync_playwright
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
+from contract.broker import connect_redis
+from contract.settings import read_settings
 from groundcrew.child import Child, free_port
 from groundcrew.crew import Crew
 from groundcrew.label_studio.client import LabelStudioClient
@@ -48,6 +50,14 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
     finally:
         server.stop()
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[redis.Redis]:
+    """The session's Redis as our processes reach it, empty."""
+    with connect_redis(read_settings({"REDIS_URL": redis_url})) as client:
+        client.flushall()
+        yield client
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ import sys
 
 import pytest
 
-from contract.broker import connect_redis
 from contract.finetune import FinetuneRecords, new_finetune
 from contract.leases import is_held
 from contract.registry import Registry
@@ -30,13 +29,6 @@ def settings(redis_url, label_studio_server, label_studio_token, tmp_path):
         "REDIS_URL": redis_url, "LABEL_STUDIO_URL": label_studio_server.url, "DEVICE": "cpu",
         "LABEL_STUDIO_API_KEY": label_studio_token, "MODEL_DIR": str(tmp_path / "models"),
     })  # fmt: skip
-
-
-@pytest.fixture
-def client(settings):
-    with connect_redis(settings) as client:
-        client.flushall()
-        yield client
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import sys
 
 import pytest
 
-from contract.broker import connect_redis
 from contract.delayed import Delayed
 from contract.errors import BrokerUnavailable, ImageNotFound, UnknownJob
 from contract.heartbeats import Heartbeat, alive
@@ -26,13 +25,6 @@ from tests.services.waiting import wait_until
 @pytest.fixture
 def settings(redis_url):
     return read_settings({"REDIS_URL": redis_url})
-
-
-@pytest.fixture
-def client(settings):
-    with connect_redis(settings) as client:
-        client.flushall()
-        yield client
 
 
 @pytest.fixture

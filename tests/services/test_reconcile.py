@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from contract.broker import connect_redis, make_celery, queue_depths
+from contract.broker import make_celery, queue_depths
 from contract.delayed import Delayed
 from contract.jobs import WRITE_QUEUE, bulk_queue
 from contract.results import Results
@@ -20,13 +20,6 @@ QUEUE = bulk_queue(1, 8)
 @pytest.fixture
 def settings(redis_url):
     return read_settings({"REDIS_URL": redis_url})
-
-
-@pytest.fixture
-def client(settings):
-    with connect_redis(settings) as client:
-        client.flushall()
-        yield client
 
 
 @pytest.fixture

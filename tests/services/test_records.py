@@ -17,13 +17,6 @@ from tests.fakes.jobs import predict_job, write_job
 
 
 @pytest.fixture
-def client(redis_url):
-    with connect_redis(read_settings({"REDIS_URL": redis_url})) as client:
-        client.flushall()
-        yield client
-
-
-@pytest.fixture
 def records(client):
     return JobRecords(client, failed_memory_s=600)
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from contract import delayed
-from contract.broker import connect_redis, make_celery, queue_depths
+from contract.broker import make_celery, queue_depths
 from contract.delayed import Delayed
 from contract.errors import OutOfDeviceMemory
 from contract.jobs import INTERACTIVE_QUEUE, WRITE_QUEUE, Asked, ExpandJob, NewTask, bulk_queue
@@ -57,13 +57,6 @@ def data_uri():
 @pytest.fixture
 def settings(redis_url):
     return read_settings({"REDIS_URL": redis_url, "BATCH_SIZE": "8"})
-
-
-@pytest.fixture
-def client(settings):
-    with connect_redis(settings) as client:
-        client.flushall()
-        yield client
 
 
 @pytest.fixture

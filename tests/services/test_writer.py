@@ -4,21 +4,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from contract.broker import connect_redis
 from contract.errors import JobCancelled, LabelStudioRefused, LabelStudioUnreachable
 from contract.results import Results
-from contract.settings import read_settings
 from contract.status import JobRecords
 from tests.fakes.jobs import write_job
 from tests.fakes.prediction_store import FakePredictionStore
 from worker.writer import Writer
-
-
-@pytest.fixture
-def client(redis_url):
-    with connect_redis(read_settings({"REDIS_URL": redis_url})) as client:
-        client.flushall()
-        yield client
 
 
 @pytest.fixture
