@@ -7,7 +7,7 @@ Example: `groundcrew bench finetune --json`
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -43,13 +43,8 @@ def load_benchmark(name: str) -> ModuleType:
     Raises:
         SettingsError: this is no checkout.
     """
-    path = BENCHMARKS / f"{name}.py"
-    if not path.is_file():
-        raise SettingsError(f"There is no {path}: benchmarks run in a checkout of the repository, not in an install.")
-    spec = importlib.util.spec_from_file_location(f"benchmarks.{name}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    if not (BENCHMARKS / f"{name}.py").is_file():
+        raise SettingsError(f"There is no {BENCHMARKS}: benchmarks run in a checkout of the repository, not in an install.")
+    if str(BENCHMARKS.parent) not in sys.path:
+        sys.path.insert(0, str(BENCHMARKS.parent))
+    return importlib.import_module(f"benchmarks.{name}")
