@@ -44,7 +44,7 @@ def load_benchmark(name: str) -> ModuleType:
         SettingsError: this is no checkout.
     """
     if not (BENCHMARKS / f"{name}.py").is_file():
-        raise SettingsError(f"There is no {BENCHMARKS}: benchmarks run in a checkout of the repository, not in an install.")
+        raise SettingsError(f"There is no {BENCHMARKS}: benchmarks run in a checkout, not in an install.")
     if str(BENCHMARKS.parent) not in sys.path:
         sys.path.insert(0, str(BENCHMARKS.parent))
     return importlib.import_module(f"benchmarks.{name}")
