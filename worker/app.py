@@ -13,6 +13,7 @@ import socket
 import sys
 import threading
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 
 import redis
@@ -26,11 +27,12 @@ from contract.delayed import Delayed
 from contract.heartbeats import Heartbeat
 from contract.jobs import EXPAND_QUEUE, FINETUNE_QUEUE, INTERACTIVE_QUEUE, WRITE_QUEUE, bulk_queues
 from contract.prompt_map import load_prompt_map
-from contract.registry import Registry
+from contract.registry import ModelVersion, Registry
 from contract.results import Results
 from contract.settings import Settings
 from contract.status import JobRecords
 from worker.addresses import Fetcher
+from worker.detectors.base import Detector
 from worker.finetune import Finetuner
 from worker.labelstudio import LabelStudio
 from worker.models import Models, load_mmgdino
@@ -53,10 +55,13 @@ warnings.filterwarnings("ignore", category=SecurityWarning)
 setup_logging.connect(lambda **_: None, weak=False)
 
 
-def run_predict(settings: Settings) -> None:
-    """A worker that holds a model: bulk jobs in the main consumer, urgent ones in a second, both feed one batcher."""
+def run_predict(settings: Settings, load: Callable[[ModelVersion], Detector] | None = None) -> None:
+    """A worker that holds a model: bulk jobs in the main consumer, urgent ones in a second, both feed one batcher.
+
+    `load` makes the detector of a version; without it, it is mmdet's GroundingDINO on DEVICE.
+    """
     registry = Registry(settings)
-    models = Models(registry, load_mmgdino(settings), settings)
+    models = Models(registry, load or load_mmgdino(settings), settings)
     models.warm_up()
     log.info("model %s is ready", registry.base.ref)
     _watch(models, settings)
