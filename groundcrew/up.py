@@ -95,7 +95,7 @@ class Up:
             stack.enter_context(_only_one())
             settings = self._with_redis(stack)
             env = bare_environment(to_environment(settings))
-            parts = [Part(name, command, env) for name, command in _commands(settings, self._workers)]
+            parts = [Part(name, command, env) for name, command in part_commands(settings, self._workers)]
             for part in parts:  # stopped in reverse: API first, then writer and workers, Redis last
                 stack.callback(lambda part=part: part.child.stop(grace_s=GRACE_S))
             stack.callback(self._say, "stopping: running images finish, waiting ones are kept")
@@ -146,7 +146,7 @@ def _roles(client: redis.Redis) -> list[object]:
         return []
 
 
-def _commands(settings: Settings, workers: int) -> list[tuple[str, list[str]]]:
+def part_commands(settings: Settings, workers: int) -> list[tuple[str, list[str]]]:
     """Name and command of each part, in the order in which they start."""
     python = sys.executable
     api = [python, "-m", "gunicorn", "backend.wsgi:application", "--bind", f"{settings.api_host}:{settings.api_port}",
