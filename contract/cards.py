@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
-from contract.errors import UnknownVersion
+from contract.errors import RegistryError, UnknownVersion
 
 DEFAULT_SCORE_THRESHOLD = 0.3  #: MM Grounding DINO's own demo (mmdet demo/image_demo.py, --pred-score-thr)
 DEFAULT_NMS_IOU = 0.7
@@ -66,23 +66,40 @@ class Pointer(BaseModel):
     ref: str = ""
     before: tuple[str, ...] = ()  #: where rollback leads, the latest last
     rolled_back: tuple[str, ...] = ()  #: were current once, and were given up
+    generation: int = 0  #: how many changes led here; each is made once, see contract.registry
 
     def promote(self, ref: str) -> Self:
         if ref == self.ref:
             return self
         given_up = tuple(old for old in self.rolled_back if old != ref)
-        return self.model_copy(update={"ref": ref, "before": (*self.before, self.ref), "rolled_back": given_up})
+        return self._change(ref=ref, before=(*self.before, self.ref), rolled_back=given_up)
 
     def rollback(self) -> Self:
         """Raises UnknownVersion when there is nothing before."""
         if not self.before:
             raise UnknownVersion("there is no earlier version to roll back to")
-        given_up = (*self.rolled_back, self.ref)
-        return self.model_copy(update={"ref": self.before[-1], "before": self.before[:-1], "rolled_back": given_up})
+        return self._change(ref=self.before[-1], before=self.before[:-1], rolled_back=(*self.rolled_back, self.ref))
+
+    def _change(self, **fields: str | tuple[str, ...]) -> Self:
+        return self.model_copy(update={**fields, "generation": self.generation + 1})
+
+    def dump(self) -> bytes:
+        """The content of current.json."""
+        return self.model_dump_json(indent=1).encode()
 
     def was_current(self, ref: str) -> bool:
         """Whether it once was, and is not any more."""
         return ref != self.ref and ref in (*self.before, *self.rolled_back)
+
+
+def read_pointer(project_id: int, body: bytes) -> Pointer:
+    """Raises RegistryError where the file is damaged."""
+    try:
+        return Pointer.model_validate_json(body)
+    except ValidationError:
+        raise RegistryError(
+            f"MODEL_DIR: current.json of project {project_id} is damaged; delete it to use the base model"
+        ) from None
 
 
 def check_ref(ref: str) -> str:

@@ -51,6 +51,10 @@ class Disk:
         """Atomic; a directory replaces nothing, a file replaces a file."""
         os.replace(old, new)
 
+    def link(self, old: Path, new: Path) -> None:
+        """A second name for a file. Atomic; raises FileExistsError where the name is taken."""
+        os.link(old, new)
+
     def sync_folder(self, folder: Path) -> None:
         """Make the names in it survive a power cut."""
         descriptor = os.open(folder, os.O_RDONLY)
@@ -102,6 +106,21 @@ def replace_file(path: Path, body: bytes, disk: Disk) -> None:
         beside.unlink(missing_ok=True)
         raise
     disk.sync_folder(path.parent)
+
+
+def create_file(path: Path, body: bytes, disk: Disk) -> bool:
+    """The whole content under a new name; False, and nothing is changed, where the name is taken. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{UNFINISHED}{path.name}-{secrets.token_hex(4)}")
+    try:
+        disk.write(beside, body)
+        disk.link(beside, path)
+    except FileExistsError:
+        return False
+    finally:
+        beside.unlink(missing_ok=True)
+    disk.sync_folder(path.parent)
+    return True
 
 
 def list_files(source: Path) -> list[str]:

@@ -5,6 +5,8 @@ import: torch. Without CONFIG_FILE the base model is the tiny one that ships wit
 
     MODEL_DIR/versions/<name>-<version>/   immutable: config.py, model.safetensors, bert/, checksums.json, card.json
     MODEL_DIR/projects/<id>/current.json   which of them a project uses; replaced as a whole
+    MODEL_DIR/projects/<id>/changes/<n>.json   what current.json became by its nth change; created once, so that of
+                                           two changes at the same instant one is made after the other
 
 Example: `Registry(settings).current(project_id=1).ref == "tiny-shapes-1"`
 """
@@ -14,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,8 +30,9 @@ from contract.cards import (
     VersionCard,
     check_ref,
     family,
+    read_pointer,
 )
-from contract.errors import RegistryError, UnknownVersion
+from contract.errors import UnknownVersion
 from contract.settings import Settings
 from contract.stores import Store, open_store
 
@@ -151,31 +154,43 @@ class Registry:
     def promote(self, project_id: int, ref: str) -> None:
         """Make a version, or the base, the current one of a project. Raises UnknownVersion, CheckpointRefused."""
         self.fetch(ref)
-        old = self._pointer(project_id, fresh=True)
-        if (new := old.promote("" if ref == self.base.ref else ref)) != old:
-            self._point(project_id, new)
+        self._change(project_id, lambda pointer: pointer.promote("" if ref == self.base.ref else ref))
 
     def rollback(self, project_id: int) -> str:
-        """Back to the version before; returns its ref. Raises UnknownVersion when there is none."""
-        pointer = self._pointer(project_id, fresh=True).rollback()
-        ref = pointer.ref or self.base.ref
-        self.fetch(ref)
-        self._point(project_id, pointer)
-        return ref
+        """Back to the version before; returns its ref. Raises UnknownVersion when there is none, CheckpointRefused."""
+        return self._change(project_id, self._rolled_back).ref or self.base.ref
 
     # -- small steps -----------------------------------------------------------------------------------------------
 
-    def _point(self, project_id: int, pointer: Pointer) -> None:
-        self._store.point(project_id, pointer.model_dump_json(indent=1).encode())
+    def _rolled_back(self, pointer: Pointer) -> Pointer:
+        before = pointer.rollback()
+        self.fetch(before.ref or self.base.ref)
+        return before
+
+    def _change(self, project_id: int, change: Callable[[Pointer], Pointer]) -> Pointer:
+        """Whoever creates the file of the next generation has made it; everybody else changes what that led to."""
+        while True:
+            old = self._catch_up(project_id)
+            new = change(old)
+            if new == old:
+                return old
+            if self._store.claim_change(project_id, new.generation, new.dump()):
+                self._catch_up(project_id)
+                return new
+
+    def _catch_up(self, project_id: int) -> Pointer:
+        """Write the latest change to current.json, whoever made it: that process may have died, or be behind."""
+        while True:
+            latest = shown = self._pointer(project_id, fresh=True)
+            while (body := self._store.change(project_id, latest.generation + 1)) is not None:
+                latest = read_pointer(project_id, body)
+            if latest == shown:
+                return shown
+            self._store.point(project_id, latest.dump())
 
     def _pointer(self, project_id: int, *, fresh: bool = False) -> Pointer:
         body = self._store.pointer(project_id, fresh=fresh)
-        try:
-            return Pointer() if body is None else Pointer.model_validate_json(body)
-        except ValidationError:
-            raise RegistryError(
-                f"MODEL_DIR: current.json of project {project_id} is damaged; delete it to use the base model"
-            ) from None
+        return Pointer() if body is None else read_pointer(project_id, body)
 
     def _readable_cards(self) -> Iterator[VersionCard]:
         for ref in self._store.refs():

@@ -21,6 +21,7 @@ from contract.publish import (
     CHECKSUMS,
     UNFINISHED,
     Disk,
+    create_file,
     dump_checksums,
     find_damage,
     hash_file,
@@ -54,6 +55,12 @@ class Store(Protocol):
     def pointer(self, project_id: int, *, fresh: bool) -> bytes | None: ...
 
     def point(self, project_id: int, body: bytes) -> None: ...
+
+    def change(self, project_id: int, generation: int) -> bytes | None:
+        """The pointer that this change of a project led to; None where nobody has made it yet."""
+
+    def claim_change(self, project_id: int, generation: int, body: bytes) -> bool:
+        """Make a change. False where another process made this one first, however close behind."""
 
 
 def open_store(settings: Settings) -> Store:
@@ -110,8 +117,20 @@ class FolderStore:
         except OSError as error:
             raise RegistryError(_cannot_write("the current version", error)) from error
 
+    def change(self, project_id: int, generation: int) -> bytes | None:
+        return _read(self._change_path(project_id, generation))
+
+    def claim_change(self, project_id: int, generation: int, body: bytes) -> bool:
+        try:
+            return create_file(self._change_path(project_id, generation), body, self._disk)
+        except OSError as error:
+            raise RegistryError(_cannot_write("the current version", error)) from error
+
     def _pointer_path(self, project_id: int) -> Path:
         return self._projects / str(project_id) / "current.json"
+
+    def _change_path(self, project_id: int, generation: int) -> Path:
+        return self._projects / str(project_id) / "changes" / f"{generation}.json"
 
 
 def _read(path: Path) -> bytes | None:
@@ -218,9 +237,24 @@ class RemoteStore:
         self._put(self._pointer_path(project_id), body)
         self._pointers.pop(project_id, None)
 
+    def change(self, project_id: int, generation: int) -> bytes | None:
+        return self._get(self._change_path(project_id, generation))
+
+    def claim_change(self, project_id: int, generation: int, body: bytes) -> bool:
+        """`mode="create"` is a conditional PUT (If-None-Match: *) on S3, and its like on the other clouds."""
+        try:
+            self._put(self._change_path(project_id, generation), body, mode="create")
+        except FileExistsError:
+            return False
+        return True
+
     @staticmethod
     def _pointer_path(project_id: int) -> str:
         return f"projects/{project_id}/current.json"
+
+    @staticmethod
+    def _change_path(project_id: int, generation: int) -> str:
+        return f"projects/{project_id}/changes/{generation}.json"
 
     def _get(self, name: str) -> bytes | None:
         try:
@@ -230,13 +264,15 @@ class RemoteStore:
         except OSError as error:
             raise RegistryError(f"MODEL_DIR: {self._root}/{name} cannot be read: {error}") from error
 
-    def _put(self, name: str, content: Path | bytes) -> None:
+    def _put(self, name: str, content: Path | bytes, mode: str = "overwrite") -> None:
         path = f"{self._root}/{name}"
         try:
             self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
             if isinstance(content, bytes):
-                self._fs.pipe_file(path, content)
+                self._fs.pipe_file(path, content, mode=mode)
             else:
                 self._fs.put_file(str(content), path)
+        except FileExistsError:
+            raise
         except OSError as error:
             raise RegistryError(_cannot_write(name, error)) from error

@@ -68,6 +68,11 @@ class BreakingDisk(Disk):
             self._end()
         super().rename(old, new)
 
+    def link(self, old: Path, new: Path) -> None:
+        if self._breaks():
+            self._end()
+        super().link(old, new)
+
     def sync_folder(self, folder: Path) -> None:
         if self._breaks():
             self._end()

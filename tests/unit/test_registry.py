@@ -186,7 +186,7 @@ def test_the_shipped_card_and_pointers_of_today_load(registry, settings, publish
         "score_threshold"]  # fmt: skip
     registry.promote(3, publish(1))
     pointer = json.loads((settings.local_model_dir / "projects" / "3" / "current.json").read_text())
-    assert pointer == {"ref": "tiny-shapes-p3-1", "before": [""], "rolled_back": []}
+    assert pointer == {"ref": "tiny-shapes-p3-1", "before": [""], "rolled_back": [], "generation": 1}
     assert Pointer.model_validate(pointer | {"field_of_the_future": 1}).ref == "tiny-shapes-p3-1"
 
 
