@@ -28,6 +28,7 @@ OTHER_SETTINGS = (
     "failed_memory_s", "batch_size", "worker_threads", "interactive_threads", "writer_threads", "image_timeout_s",
     "image_limit_bytes", "image_limit_px", "detect_timeout_s", "basic_auth_user", "basic_auth_pass",
     "webhook_secret", "log_level", "finetune_after", "finetune_debounce_s", "repredict",
+    "gpu_sharing", "notify_url", "notify_secret", "notify_after_jobs", "otel_exporter_otlp_endpoint", "log_format",
 )  # fmt: skip
 #: Other names of the same settings; `hostname` and `access_token` are the older template's own.
 ALIASES = {

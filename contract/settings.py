@@ -7,6 +7,8 @@ Example: `settings = read_settings({"PREDICT_WAIT_S": "2"})`
 
 from __future__ import annotations
 
+import base64
+import binascii
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,12 +23,14 @@ def _strip_slash(value: object) -> object:
     return value.rstrip("/") if isinstance(value, str) else value
 
 
+SHORTEST_KEY_BYTES = 24  #: what the Standard Webhooks specification asks for
 Url = Annotated[str, BeforeValidator(_strip_slash)]
 
 
 #: Settings that may also come from a file, named by the variable with _FILE behind it
 SECRETS = (
     "label_studio_api_key", "label_studio_access_token", "redis_url", "basic_auth_pass", "webhook_secret",
+    "notify_secret",
 )  # fmt: skip
 
 
@@ -55,6 +59,7 @@ class Settings(BaseModel):
     checkpoint_file: Path | None = Field(None, description="Weights that fit CONFIG_FILE: .pth or .safetensors")
     lang_model: Path | None = Field(None, description="Local directory of the BERT that CONFIG_FILE names; nothing is downloaded")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="cpu, cuda:0, or auto")
+    gpu_sharing: Literal["share", "wait", "refuse"] = Field("share", description="A worker that finds every GPU taken: `share` the one with most memory left, `wait` for a free one, or `refuse` to start")
     model_dir: str = Field(".groundcrew/models", description="Registry of model versions: a directory on a shared volume, or an fsspec URL such as s3://bucket/models")
     model_cache_dir: Path = Field(Path(".groundcrew/cache"), description="Where this machine keeps versions of a MODEL_DIR that is a URL")
     torch_threads: int = Field(0, ge=0, description="CPU threads of a detect call; 0: as many as there are cores")
@@ -85,6 +90,11 @@ class Settings(BaseModel):
     basic_auth_user: str = Field("", description="With BASIC_AUTH_PASS: every route but /health asks for it")
     basic_auth_pass: SecretStr = Field(SecretStr(""), description="Password of BASIC_AUTH_USER")
     webhook_secret: SecretStr = Field(SecretStr(""), description="Expected as header X-Groundcrew-Secret or as /webhook/<secret>")
+    notify_url: Url = Field("", description="Where outgoing webhooks are posted: fine-tunes ended, versions promoted or refused, many predictions finished. Empty: none")
+    notify_secret: SecretStr = Field(SecretStr(""), description="Key that signs outgoing webhooks, as whsec_<base64> (Standard Webhooks)")
+    notify_after_jobs: int = Field(20, ge=1, description="Ended predictions of a project that make a notification, once none of its jobs is open")
+    otel_exporter_otlp_endpoint: Url = Field("", description="OpenTelemetry collector (OTLP over HTTP) that traces go to, for example http://localhost:4318. Empty: no traces")
+    log_format: Literal["text", "json"] = Field("text", description="`json` writes one object a line, with job, task and project")
     log_level: str = Field("INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$", description="DEBUG, INFO, WARNING or ERROR")
 
     @property
@@ -156,3 +166,15 @@ def _check_together(settings: Settings) -> None:
         raise SettingsError("REDIS_URL: must begin with redis://, rediss:// or unix://")
     if bool(settings.basic_auth_user) != bool(settings.basic_auth_pass.get_secret_value()):
         raise SettingsError("BASIC_AUTH_PASS: set both BASIC_AUTH_USER and BASIC_AUTH_PASS, or neither")
+    if settings.notify_url:
+        _check_notify_secret(settings.notify_secret.get_secret_value())
+
+
+def _check_notify_secret(secret: str) -> None:
+    try:
+        enough = len(base64.b64decode(secret.removeprefix("whsec_"), validate=True)) >= SHORTEST_KEY_BYTES
+    except (binascii.Error, ValueError):
+        enough = False
+    if not enough:
+        raise SettingsError("NOTIFY_SECRET: NOTIFY_URL needs a key of at least 24 bytes as whsec_<base64>; "
+                            'make one with: echo "whsec_$(openssl rand -base64 32)"')  # fmt: skip

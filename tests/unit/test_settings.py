@@ -74,3 +74,9 @@ def test_secrets_may_come_from_files(tmp_path):
     assert settings.label_studio_api_key.get_secret_value() == "s3cret"
     with pytest.raises(SettingsError, match=r"WEBHOOK_SECRET_FILE: .*nowhere cannot be read"):
         read_settings({"WEBHOOK_SECRET_FILE": "/nowhere"})
+
+
+@pytest.mark.parametrize("secret", ["", "whsec_short", "whsec_" + "ä" * 40, "no base64!"])
+def test_notifications_are_never_sent_unsigned_or_with_a_weak_key(secret):
+    with pytest.raises(SettingsError, match=r"NOTIFY_SECRET: NOTIFY_URL needs a key.*openssl rand"):
+        read_settings({"NOTIFY_URL": "http://h/hook", "NOTIFY_SECRET": secret})
