@@ -66,10 +66,11 @@ class Store(Protocol):
 def open_store(settings: Settings) -> Store:
     if not settings.model_dir_is_remote:
         return FolderStore(settings.local_model_dir)
-    return RemoteStore(*_open_url(settings.model_dir), cache_dir=settings.model_cache_dir)
+    return RemoteStore(*open_url(settings.model_dir), cache_dir=settings.model_cache_dir)
 
 
-def _open_url(url: str) -> tuple[Any, str]:
+def open_url(url: str) -> tuple[Any, str]:
+    """The file system behind an fsspec URL, and the path in it. Raises RegistryError."""
     import fsspec
 
     try:

@@ -1,0 +1,168 @@
+"""The registry behind s3://, against a real S3 server: every request goes over HTTP and through boto's own client.
+
+Called by: pytest. Must not import: torch.
+The server is moto's; the races are those of tests/unit/test_registry_races.py, here with S3's conditional PUT.
+Example: pytest tests/services/test_registry_s3.py
+"""
+
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+
+import fsspec
+import pytest
+
+from contract.errors import CheckpointRefused, RegistryError
+from contract.registry import Registry
+from contract.settings import read_settings
+from groundcrew.child import Child, bare_environment, free_port
+from tests.fakes.versions import CONTENT, card, version_files
+from tests.services.machine import REPOSITORY
+from tests.services.waiting import wait_until
+
+pytestmark = pytest.mark.services
+
+BASE, FIRST, SECOND = "tiny-shapes-1", "tiny-shapes-p3-1", "tiny-shapes-p3-2"
+UPLOADS_OF_A_VERSION = len(CONTENT) + 2  #: and checksums, and the card
+CROWD = 5
+
+
+@pytest.fixture(scope="module")
+def access(tmp_path_factory):
+    """Variables that lead boto to a server of our own, which holds an empty bucket."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    server = Child.start(command, log_path=tmp_path_factory.mktemp("s3") / "moto.log", env=bare_environment())
+    try:
+        wait_until(lambda: answers(url), "the S3 server", server.log_tail)
+        yield {"AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
+               "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}  # fmt: skip
+    finally:
+        server.stop()
+
+
+def answers(url):
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - our own address
+            return answer.status == 200
+    except (urllib.error.URLError, ConnectionError, TimeoutError):
+        return False
+
+
+@pytest.fixture
+def cloud(access, monkeypatch):
+    """The client's own view of an empty bucket."""
+    for name, value in access.items():
+        monkeypatch.setenv(name, value)
+    s3 = fsspec.filesystem("s3", skip_instance_cache=True)
+    s3.mkdir("crew")
+    yield s3
+    s3.rm("crew", recursive=True)
+
+
+@pytest.fixture
+def open_registry(cloud, tmp_path):
+    """The registry as a machine with a cache of its own sees it."""
+    return lambda machine="a": Registry(read_settings(environment_of(tmp_path, machine)))
+
+
+def environment_of(tmp_path, machine="a"):
+    return {"MODEL_DIR": "s3://crew/models", "MODEL_CACHE_DIR": str(tmp_path / machine)}
+
+
+@pytest.fixture
+def filled(open_registry, tmp_path):
+    """Two versions of project 3, nothing promoted."""
+    registry = open_registry()
+    for number in (1, 2):
+        registry.publish(version_files(tmp_path, str(number)), card(number, job_id=f"ft-3-{number}"))
+    return registry
+
+
+def states(registry, project_id=3):
+    return {row.ref: row.state for row in registry.list(project_id)}
+
+
+def test_a_version_published_on_one_machine_is_promoted_loaded_and_rolled_back_on_another(filled, open_registry):
+    # given / when
+    other = open_registry("b")
+    assert states(other) == {BASE: "current", FIRST: "candidate", SECOND: "candidate"}
+    other.promote(3, FIRST)
+    other.promote(3, SECOND)
+
+    # then
+    assert states(open_registry("c")) == {BASE: "retired", FIRST: "retired", SECOND: "current"}
+    loaded = open_registry("c").fetch(SECOND)
+    assert loaded.checkpoint.read_text() == "weights 2"
+    assert (loaded.lang_model / "vocab.txt").read_text() == CONTENT["bert/vocab.txt"]
+    assert open_registry("c").rollback(3) == FIRST == open_registry("b").current(3).ref
+
+
+def test_a_version_is_never_changed(filled, tmp_path):
+    with pytest.raises(RegistryError, match=f"{SECOND} exists already"):
+        filled.publish(version_files(tmp_path, "x"), card(2, job_id="ft-3-x"))
+
+
+def test_a_changed_object_is_refused_and_the_current_version_stays(filled, open_registry, cloud):
+    cloud.pipe_file(f"crew/models/versions/{SECOND}/model.safetensors", b"weights of somebody else")
+    other = open_registry("b")
+    other.promote(3, FIRST)
+    with pytest.raises(CheckpointRefused, match=r"model\.safetensors differs from its checksum"):
+        other.promote(3, SECOND)
+    assert open_registry("c").current(3).ref == FIRST
+
+
+@pytest.mark.parametrize("uploads", range(UPLOADS_OF_A_VERSION + 1))
+def test_a_kill_in_the_middle_of_an_upload_leaves_the_old_ones_and_the_next_try_makes_one(
+    access, open_registry, cloud, tmp_path, uploads
+):  # fmt: skip
+    # given a current version
+    registry = open_registry()
+    registry.publish(version_files(tmp_path, "1"), card(1, job_id="ft-3-1"))
+    registry.promote(3, FIRST)
+
+    # when the process that publishes the next one dies before its last, or after all
+    folder = version_files(tmp_path, "2")
+    ended = subprocess.run(
+        [sys.executable, "-m", "tests.fakes.dying_publisher", str(uploads), str(folder), "ft-3-2"],
+        cwd=REPOSITORY, env=bare_environment(access | environment_of(tmp_path, "dying")), timeout=120, check=False,
+    )  # fmt: skip
+    whole = uploads == UPLOADS_OF_A_VERSION
+    assert ended.returncode == (0 if whole else 9)
+
+    # then the old one is current, and the new one is whole or not there
+    seen = open_registry("b")
+    assert (seen.current(3).ref, SECOND in states(seen)) == (FIRST, whole)
+    assert seen.fetch(FIRST).checkpoint.read_text() == "weights 1"
+
+    # when another trainer does the job again, with weights that came out a bit different
+    again = open_registry("c").publish(version_files(tmp_path, "2b"), card(2, job_id="ft-3-2"))
+
+    # then there is one version of it, all of one kind
+    assert again.ref == SECOND
+    assert open_registry("d").fetch(SECOND).checkpoint.read_text() == ("weights 2" if whole else "weights 2b")
+
+
+def test_promotions_at_the_same_instant_are_all_in_the_history(open_registry, tmp_path):
+    # given
+    registry = open_registry()
+    refs = [registry.publish(version_files(tmp_path, str(n)), card(n)).ref for n in range(CROWD)]
+    barrier = threading.Barrier(CROWD)
+
+    def promote(machine, ref):
+        barrier.wait()
+        open_registry(machine).promote(3, ref)
+
+    # when
+    crowd = [threading.Thread(target=promote, args=(f"m{n}", ref)) for n, ref in enumerate(refs)]
+    for one in crowd:
+        one.start()
+    for one in crowd:
+        one.join()
+
+    # then
+    fresh = open_registry("z")
+    assert sorted([fresh.current(3).ref, *(fresh.rollback(3) for _ in range(CROWD))]) == sorted([*refs, BASE])
