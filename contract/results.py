@@ -19,6 +19,7 @@ RESULT_TTL_S = 600  #: longer than anyone waits for one
 HELD_TTL_S = 24 * 3600  #: without a token: until Label Studio asks again
 WRITTEN_TTL_S = 600  #: a second run of the same task and version within this time looks before it writes
 LOCK_TTL_S = 120  #: longest POST and its checks
+_UNLOCK = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end return redis.call('DEL', KEYS[1])"
 REDIS_SLICE_S = 1.0  #: blocking reads are cut into slices shorter than the socket's timeout
 
 Claimant = Literal["api", "writer"]
@@ -30,6 +31,7 @@ class Results:
 
     def __init__(self, client: redis.Redis) -> None:
         self._redis = client
+        self._unlock = client.register_script(_UNLOCK)
 
     # -- waiting for a result --------------------------------------------------------------------------------------
 
@@ -94,10 +96,12 @@ class Results:
                 pipe.set(_lock(job), owner, nx=True, ex=LOCK_TTL_S)
             return [bool(taken) for taken in pipe.execute()]
 
-    def unlock_writes(self, jobs: Sequence[WriteBackJob]) -> None:
-        """Give up locks that the caller holds."""
-        if jobs:
-            self._redis.delete(*[_lock(job) for job in jobs])
+    def unlock_writes(self, jobs: Sequence[WriteBackJob], owner: str) -> None:
+        """Give up the locks that `owner` still holds: one that lapsed may be another writer's by now."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            for job in jobs:
+                self._unlock(keys=[_lock(job)], args=[owner], client=pipe)
+            pipe.execute()
 
     def marks(self, jobs: Sequence[WriteBackJob]) -> list[tuple[Mark, bool]]:
         """For each job (this run's mark, whether any run of its task and version was written lately)."""

@@ -56,7 +56,7 @@ class Writer:
             todo = self._without_stored(locked, outcomes)
             self._post(project_id, todo, outcomes)
         finally:
-            self._results.unlock_writes(locked)
+            self._results.unlock_writes(locked, self._owner)
         return [outcomes[id(job)] for job in jobs]
 
     def _lock(self, jobs: list[WriteBackJob], outcomes: Outcomes) -> list[WriteBackJob]:
