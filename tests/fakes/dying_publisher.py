@@ -1,4 +1,4 @@
-"""A trainer that is killed in the middle of an upload: `python -m tests.fakes.dying_publisher <uploads> <folder> <job>`.
+"""A publisher that is killed during an upload: `python -m tests.fakes.dying_publisher <uploads> <folder> <job>`.
 
 Called by: tests/services/test_registry_s3.py, with settings in the environment. All but the death is real.
 Must not import: torch.
