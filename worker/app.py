@@ -7,8 +7,10 @@ Example: `run_predict(read_settings())`
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import signal
 import socket
 import sys
 import threading
@@ -34,6 +36,7 @@ from contract.status import JobRecords
 from worker.addresses import Fetcher
 from worker.detectors.base import Detector
 from worker.finetune import Finetuner
+from worker.gpu_lease import lease_gpu
 from worker.labelstudio import LabelStudio
 from worker.models import Models, load_mmgdino
 from worker.predict import Predictor
@@ -60,12 +63,16 @@ def run_predict(settings: Settings, load: Callable[[ModelVersion], Detector] | N
 
     `load` makes the detector of a version; without it, it is mmdet's GroundingDINO on DEVICE.
     """
+    client = connect_redis(settings)
+    gpu = lease_gpu(client, settings, lost=_leave)  # before anything imports torch
+    if gpu is not None:
+        atexit.register(gpu.release)
     registry = Registry(settings)
     models = Models(registry, load or load_mmgdino(settings), settings)
     models.warm_up()
     log.info("model %s is ready", registry.base.ref)
     _watch(models, settings)
-    client, app, name = connect_redis(settings), make_celery(settings), _name("worker")
+    app, name = make_celery(settings), _name("worker")
     records = JobRecords(client, failed_memory_s=settings.failed_memory_s)
     label_studio = LabelStudio(settings)
     label_studio.prepare()
@@ -127,7 +134,7 @@ def _consume(app: Celery, client: redis.Redis, queues: list[str], threads: int, 
              facts: dict[str, str]) -> None:  # fmt: skip
     """Run until SIGTERM: what runs is finished, what waits goes back."""
     worker = app.Worker(queues=queues, pool_cls="threads", concurrency=threads, hostname=name,
-                        without_gossip=True, without_mingle=True, task_events=True, quiet=True)  # fmt: skip
+                        without_gossip=True, without_mingle=True, quiet=True)  # fmt: skip
     heartbeat = Heartbeat(client, name, lambda: {"host": socket.gethostname(), "pid": os.getpid(), **facts})
 
     def on_ready(sender: object, **_: object) -> None:
@@ -152,10 +159,15 @@ def _start_urgent_consumer(crew: Crew, settings: Settings) -> threading.Thread:
     register(replace(crew, app=app))
     worker = WorkController(app=app, queues=[INTERACTIVE_QUEUE], pool_cls="threads", use_eventloop=False,
                             concurrency=settings.interactive_threads, hostname=_name("urgent"),
-                            without_gossip=True, without_mingle=True, task_events=True)  # fmt: skip
+                            without_gossip=True, without_mingle=True)  # fmt: skip
     thread = threading.Thread(target=worker.start, name="urgent-consumer", daemon=True)
     thread.start()
     return thread
+
+
+def _leave() -> None:
+    """What SIGTERM does: running jobs finish, waiting ones go back, and the supervisor starts a fresh process."""
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _watch(models: Models, settings: Settings) -> None:

@@ -72,11 +72,10 @@ def lease_gpu(client: redis.Redis, settings: Settings, *, lost: Callable[[], Non
     """Lease a GPU and make it the only one that CUDA will see.
 
     None where there is nothing to lease: DEVICE is the CPU or names a GPU (cuda:1), CUDA_VISIBLE_DEVICES is set, or no
-    GPU is there. With GPU_SHARING=wait it returns when one is free.
+    GPU is there. With GPU_SHARING=wait it returns when one is free; while Redis does not answer, it waits too.
 
     Raises:
         SettingsError: all are taken and GPU_SHARING=refuse.
-        redis.RedisError: Redis does not answer.
     """
     if settings.device not in ("auto", "cuda") or VISIBLE in os.environ or not gpus():
         return None
@@ -89,19 +88,24 @@ def lease_gpu(client: redis.Redis, settings: Settings, *, lost: Callable[[], Non
 
 def _take_seat(client: redis.Redis, settings: Settings, gpus: Callable[[], Sequence[Gpu]],
                ttl_s: float) -> tuple[Seat, Lease]:  # fmt: skip
-    pause, said = threading.Event(), False
+    pause, said = threading.Event(), set[str]()
     while True:
-        seats = _seats(client, gpus(), share=settings.gpu_sharing == "share")
-        if seats:
-            lease = Lease(client, seats[0].key, ttl_s)
-            if lease.acquire():
-                return seats[0], lease
-            continue  # somebody was faster: look anew, so that sharers spread evenly
-        if settings.gpu_sharing != "wait":
-            raise SettingsError(f"GPU_SHARING: {ALL_TAKEN}")
-        if not said:
-            log.warning("every GPU is leased by another worker; this one waits for a free one (GPU_SHARING=wait)")
-            said = True
+        try:
+            seats = _seats(client, gpus(), share=settings.gpu_sharing == "share")
+            if seats:
+                lease = Lease(client, seats[0].key, ttl_s)
+                if lease.acquire():
+                    return seats[0], lease
+                continue  # somebody was faster: look anew, so that sharers spread evenly
+            reason = "every GPU is leased by another worker (GPU_SHARING=wait)"
+        except redis.RedisError as error:  # as patient as Celery is
+            reason = f"Redis does not answer ({type(error).__name__})"
+        else:
+            if settings.gpu_sharing != "wait":
+                raise SettingsError(f"GPU_SHARING: {ALL_TAKEN}")
+        if reason not in said:
+            log.warning("waiting for a GPU: %s", reason)
+        said.add(reason)
         pause.wait(LOOK_AGAIN_S)
 
 
