@@ -7,22 +7,25 @@ Example: `delayed.add(job, after_s=backoff_s(job.attempt))`
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import time
 
 import redis
 
+from contract.broker import message_id
 from contract.jobs import ExpandJob, FinetuneJob, Job, PredictJob, WriteBackJob
 
-KEY = "gc:delayed"  #: sorted set of messages by the Unix time at which they are due
+KEY = "gc:delayed"  #: sorted set of the waiting messages' ids, by the Unix time at which they are due
+BODIES = "gc:delayed:bodies"  #: hash: id -> message
 LONGEST_BACKOFF_S = 60.0
 _KINDS: dict[str, type[Job]] = {kind.name: kind for kind in (PredictJob, WriteBackJob, ExpandJob, FinetuneJob)}
 
 
 def backoff_s(attempt: int) -> float:
     """1, 2, 4 ... 60 seconds, each times 0.5 to 1.5, so that many failures do not come back at the same moment."""
-    return min(2.0**attempt, LONGEST_BACKOFF_S) * random.uniform(0.5, 1.5)  # noqa: S311 - no secret
+    return min(2.0 ** min(attempt, 10), LONGEST_BACKOFF_S) * random.uniform(0.5, 1.5)  # noqa: S311 - no secret
 
 
 class Delayed:
@@ -32,37 +35,63 @@ class Delayed:
         self._redis = client
 
     def add(self, job: Job, *, after_s: float) -> None:
-        self._redis.zadd(KEY, {_token(job): time.time() + after_s})
+        """A job of the same id that waits already is replaced."""
+        with self._redis.pipeline() as pipe:
+            pipe.hset(BODIES, _id(job), dump_message(job))
+            pipe.zadd(KEY, {_id(job): time.time() + after_s})
+            pipe.execute()
 
     def due(self, limit: int = 500) -> list[tuple[str, Job]]:
-        """(token, job) of what is due; give the token to drop() once the job is sent."""
-        bodies = [str(body) for body in self._redis.zrange(KEY, "-inf", time.time(), byscore=True, offset=0, num=limit)]
-        return [(body, _read(body)) for body in bodies]
+        """(id, job) of what is due; give the id to drop() once the job is sent."""
+        return self._read([str(key) for key in self._redis.zrange(KEY, "-inf", time.time(), byscore=True, offset=0,
+                                                                  num=limit)])  # fmt: skip
 
     def put_off(self, job: Job, *, until_s: float) -> bool:
         """Make a job that waits here due later, at a Unix time; False where it does not wait here any more."""
-        return bool(self._redis.zadd(KEY, {_token(job): until_s}, xx=True, ch=True))
+        return bool(self._redis.zadd(KEY, {_id(job): until_s}, xx=True, ch=True))
 
-    def drop(self, tokens: list[str]) -> None:
+    def drop(self, ids: list[str]) -> None:
         """Forget what was sent. Sending comes first: after a crash between the two a job is sent twice, not never."""
-        if tokens:
-            self._redis.zrem(KEY, *tokens)
+        if ids:
+            with self._redis.pipeline() as pipe:
+                pipe.zrem(KEY, *ids)
+                pipe.hdel(BODIES, *ids)
+                pipe.execute()
 
     def cancel(self, job: Job) -> bool:
         """Forget a job that was added, because it is done already; False where it does not wait here any more."""
-        return bool(self._redis.zrem(KEY, _token(job)))
+        with self._redis.pipeline() as pipe:
+            pipe.zrem(KEY, _id(job))
+            pipe.hdel(BODIES, _id(job))
+            return bool(pipe.execute()[0])
+
+    def ids(self) -> list[str]:
+        """Of all that wait: for predictions and write-backs the id that their message will have."""
+        return [str(key) for key in self._redis.zrange(KEY, 0, -1)]
 
     def jobs(self) -> list[Job]:
-        return [_read(str(body)) for body in self._redis.zrange(KEY, 0, -1)]
+        return [job for _, job in self._read(self.ids())]
 
     def count(self) -> int:
         return int(self._redis.zcard(KEY))
 
+    def _read(self, ids: list[str]) -> list[tuple[str, Job]]:
+        bodies = self._redis.hmget(BODIES, ids) if ids else []
+        return [(key, load_message(str(body))) for key, body in zip(ids, bodies, strict=True) if body is not None]
 
-def _token(job: Job) -> str:
+
+def _id(job: Job) -> str:
+    if isinstance(job, PredictJob | WriteBackJob):
+        return message_id(job)
+    return hashlib.sha256(dump_message(job).encode()).hexdigest()[:16]
+
+
+def dump_message(job: Job) -> str:
+    """A job with its name, as text."""
     return json.dumps({"name": job.name, "job": job.to_json()}, sort_keys=True)
 
 
-def _read(body: str) -> Job:
+def load_message(body: str) -> Job:
+    """What dump_message() made. Raises KeyError for a name that nobody knows, pydantic.ValidationError."""
     message = json.loads(body)
     return _KINDS[message["name"]].model_validate(message["job"])
