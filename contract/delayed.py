@@ -15,12 +15,13 @@ import time
 import redis
 
 from contract.broker import message_id
-from contract.jobs import ExpandJob, FinetuneJob, Job, PredictJob, WriteBackJob
+from contract.jobs import CompareJob, ExpandJob, FinetuneJob, Job, PredictJob, WriteBackJob
 
 KEY = "gc:delayed"  #: sorted set of the waiting messages' ids, by the Unix time at which they are due
 BODIES = "gc:delayed:bodies"  #: hash: id -> message
 LONGEST_BACKOFF_S = 60.0
-_KINDS: dict[str, type[Job]] = {kind.name: kind for kind in (PredictJob, WriteBackJob, ExpandJob, FinetuneJob)}
+_ALL = (PredictJob, WriteBackJob, ExpandJob, CompareJob, FinetuneJob)
+_KINDS: dict[str, type[Job]] = {kind.name: kind for kind in _ALL}
 
 
 def backoff_s(attempt: int) -> float:

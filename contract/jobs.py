@@ -15,6 +15,8 @@ from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from contract.agreement import Box
+
 INTERACTIVE_QUEUE = "predict.interactive"
 WRITE_QUEUE = "write"
 EXPAND_QUEUE = "expand"
@@ -176,6 +178,34 @@ class ExpandJob(Message):
         ]
 
 
+class Submitted(BaseModel):
+    """What an annotator handed in for one task."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    annotation_id: int
+    task_id: int
+    created_s: float  #: Unix time
+    updated_s: float  #: Unix time
+    parent_prediction: int = 0  #: the prediction that the annotator began with; 0: Label Studio does not say
+    skipped: bool = False
+    boxes: tuple[Box, ...] = ()
+
+
+class CompareJob(Message):
+    """Compare annotations with the predictions that their annotators saw. See contract.agreement."""
+
+    name: ClassVar[str] = "groundcrew.compare"
+    deadline_s: ClassVar[float] = 300.0
+
+    project_id: int
+    submitted: tuple[Submitted, ...]
+    attempt: int = 0
+
+    def queue(self, shards: int) -> str:
+        return EXPAND_QUEUE
+
+
 class FinetuneJob(Message):
     """Make a better version for one project out of its annotations, by a trainer. See contract.finetune."""
 
@@ -193,4 +223,4 @@ class FinetuneJob(Message):
         return FINETUNE_QUEUE
 
 
-Job = PredictJob | WriteBackJob | ExpandJob | FinetuneJob
+Job = PredictJob | WriteBackJob | ExpandJob | CompareJob | FinetuneJob

@@ -8,6 +8,7 @@ import pytest
 from contract.jobs import (
     INTERACTIVE_QUEUE,
     Asked,
+    CompareJob,
     ExpandJob,
     FinetuneJob,
     PredictJob,
@@ -19,7 +20,7 @@ from contract.jobs import (
 from tests.fakes.jobs import predict_job
 
 GOLDEN = Path(__file__).parent.parent / "golden"
-KINDS = {kind.name: kind for kind in (PredictJob, WriteBackJob, ExpandJob, FinetuneJob)}
+KINDS = {kind.name: kind for kind in (PredictJob, WriteBackJob, ExpandJob, CompareJob, FinetuneJob)}
 
 
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.json")), ids=lambda path: path.stem)
@@ -34,7 +35,8 @@ def test_there_is_a_golden_message_of_each_kind():
 
 
 def test_task_names_never_change():
-    assert set(KINDS) == {"groundcrew.predict", "groundcrew.write_back", "groundcrew.expand", "groundcrew.finetune"}
+    assert set(KINDS) == {"groundcrew.predict", "groundcrew.write_back", "groundcrew.expand", "groundcrew.compare",
+                          "groundcrew.finetune"}  # fmt: skip
 
 
 def test_the_id_depends_on_project_task_and_version_only():
