@@ -24,6 +24,7 @@ from celery.exceptions import SecurityWarning
 from celery.signals import setup_logging, worker_ready, worker_shutting_down
 from celery.worker import WorkController
 
+from contract.agreement_records import AgreementRecords
 from contract.broker import connect_redis, make_celery, send
 from contract.delayed import Delayed
 from contract.heartbeats import Heartbeat
@@ -34,6 +35,7 @@ from contract.results import Results
 from contract.settings import Settings
 from contract.status import JobRecords
 from worker.addresses import Fetcher
+from worker.compare import Comparer
 from worker.detectors.base import Detector
 from worker.finetune import Finetuner
 from worker.gpu_lease import lease_gpu
@@ -96,7 +98,8 @@ def run_write(settings: Settings) -> None:
     label_studio = LabelStudio(settings)
     label_studio.prepare()
     writer = Writer(label_studio, Results(client), records, limit=settings.writer_threads)
-    crew = _crew(app, client, records, settings, name, writer=writer)
+    comparer = Comparer(label_studio, AgreementRecords(client))
+    crew = replace(_crew(app, client, records, settings, name, writer=writer), comparer=comparer)
     register(crew)
     reconciler = Reconciler(crew, client)
     reconciler.start()

@@ -19,6 +19,7 @@ import httpx
 from contract.errors import LabelStudioError, LabelStudioRefused, LabelStudioUnreachable, TokenMissing
 from contract.jobs import NewTask, Prediction
 from contract.settings import Settings
+from worker.compare import StoredPrediction
 
 if TYPE_CHECKING:
     from label_studio_sdk import LabelStudio as Sdk
@@ -97,6 +98,15 @@ class LabelStudio:
         stored = self._call(lambda: list(self._sdk.predictions.list(task=task_id)))
         return any(prediction.model_version == model_version for prediction in stored)
 
+    def predictions(self, task_id: int) -> list[StoredPrediction]:
+        """All predictions that the task has."""
+        stored = self._call(lambda: list(self._sdk.predictions.list(task=task_id)))
+        return [
+            StoredPrediction(one.id, one.model_version or "", one.created_at.timestamp(), list(one.result))
+            for one in stored
+            if one.id is not None and one.created_at is not None
+        ]
+
     def label_config(self, project_id: int) -> str:
         """The project's label config as it is now."""
         return str(self._call(lambda: self._sdk.projects.get(id=project_id)).label_config or "")
@@ -106,6 +116,14 @@ class LabelStudio:
         for prediction in self._call(lambda: list(self._sdk.predictions.list(task=task_id))):
             if prediction.model_version == model_version and prediction.id is not None:
                 self._call(partial(self._sdk.predictions.delete, id=prediction.id))
+
+    def tasks(self, project_id: int, image_key: str) -> Iterator[tuple[NewTask, Mapping[str, object]]]:
+        """All tasks that hold an image, each with its data, page by page."""
+        with self._translated():
+            for task in self._sdk.tasks.list(project=project_id, page_size=TASKS_A_PAGE, resolve_uri=False):
+                data = task.data or {}
+                if isinstance(image := data.get(image_key), str):
+                    yield NewTask(task_id=int(task.id), image=image), data
 
     def unlabeled_tasks(self, project_id: int, image_key: str) -> Iterator[NewTask]:
         """Tasks without a submitted annotation, page by page."""

@@ -1,7 +1,7 @@
 """The tasks that Celery calls, and the ladder of every fate a job can have.
 
 Called by: Celery, through the app made in worker.app. Must not import: torch, mmdet, Flask.
-Example: `register(app, crew)` names groundcrew.predict, groundcrew.write_back, .expand, .finetune.
+Example: `register(app, crew)` names groundcrew.predict, groundcrew.write_back, .expand, .compare, .finetune.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from celery import Celery, Task
 from contract.broker import send
 from contract.delayed import Delayed, backoff_s
 from contract.errors import GroundcrewError, JobCancelled, LabelStudioUnreachable
-from contract.jobs import ExpandJob, FinetuneJob, Job, Prediction, PredictJob, WriteBackJob
+from contract.jobs import CompareJob, ExpandJob, FinetuneJob, Job, Prediction, PredictJob, WriteBackJob
 from contract.restamp import restamp, send_anew
 from contract.results import Results
 from contract.status import JobRecords
+from worker.compare import Comparer
 from worker.finetune import Finetuner
 from worker.predict import Predictor
 from worker.writer import Writer
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 
 MOST_IMAGE_TRIES = 5  #: about a minute in all
 MOST_WRITE_TRIES = 1500  #: about a day of Label Studio being away
+MOST_COMPARE_TRIES = 100  #: about an hour and a half
 CLAIM_CHECK_S = 30.0  #: after an API claimed a delivery, look whether Label Studio really got it
 EXPAND_CHUNK = 500
 BUSY_AGAIN_S = 10.0
@@ -46,6 +48,7 @@ class Crew:
     predictor: Predictor | None = None
     writer: Writer | None = None
     finetuner: Finetuner | None = None
+    comparer: Comparer | None = None
 
     def send(self, *jobs: Job) -> None:
         send(self.app, jobs, shards=self.shards)
@@ -63,6 +66,7 @@ def register(crew: Crew) -> None:
     as_task(PredictJob.name, lambda crew, job, redelivered: predict(crew, PredictJob.model_validate(job), redelivered))
     as_task(WriteBackJob.name, lambda crew, job, redelivered: write_back(crew, WriteBackJob.model_validate(job)))
     as_task(ExpandJob.name, lambda crew, job, redelivered: expand(crew, ExpandJob.model_validate(job)))
+    as_task(CompareJob.name, lambda crew, job, redelivered: compare(crew, CompareJob.model_validate(job)))
     # its lease says who works on it: a message unacknowledged for hours would be delivered again and again
     as_task(FinetuneJob.name, lambda crew, job, redelivered: finetune(crew, FinetuneJob.model_validate(job)),
             acks_late=False)  # fmt: skip
@@ -176,6 +180,18 @@ def expand(crew: Crew, job: ExpandJob) -> None:
     for start in range(0, len(jobs), EXPAND_CHUNK):
         crew.send(*crew.records.admit(jobs[start : start + EXPAND_CHUNK]))
     crew.delayed.cancel(job)
+
+
+def compare(crew: Crew, job: CompareJob) -> None:
+    """Compare annotations with predictions; while Label Studio does not answer, later."""
+    assert crew.comparer is not None
+    try:
+        crew.comparer.compare(job)
+    except GroundcrewError as error:
+        if not error.retry or job.attempt + 1 >= MOST_COMPARE_TRIES:
+            log.warning("annotations of project %d are not compared: %s", job.project_id, error.message)
+            return
+        crew.delayed.add(job.model_copy(update={"attempt": job.attempt + 1}), after_s=backoff_s(job.attempt))
 
 
 def finetune(crew: Crew, job: FinetuneJob) -> None:
