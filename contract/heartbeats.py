@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 
 import redis
 
+from contract.meters import TALLY
+
 log = logging.getLogger(__name__)
 
 BEAT_EVERY_S = 3.0
@@ -29,7 +31,10 @@ def alive(client: redis.Redis) -> list[dict[str, object]]:
 
 
 class Heartbeat:
-    """A thread that says `facts()` in Redis until stop(); the record goes at once on stop, by itself after a crash."""
+    """A thread that says `facts()` in Redis until stop(); the record goes at once on stop, by itself after a crash.
+
+    With each beat, and with the last one, goes what the process has counted (contract.meters).
+    """
 
     def __init__(self, client: redis.Redis, name: str, facts: Callable[[], Mapping[str, object]]) -> None:
         self._redis, self._name, self._facts = client, name, facts
@@ -44,6 +49,7 @@ class Heartbeat:
         if self._thread.is_alive():
             self._thread.join()
         self._redis.delete(f"gc:alive:{self._name}")
+        TALLY.push(self._redis)
 
     def _beat(self) -> None:
         with self._redis.pipeline() as pipe:
@@ -51,6 +57,7 @@ class Heartbeat:
             pipe.zadd(INDEX, {self._name: time.time()})
             pipe.zremrangebyscore(INDEX, "-inf", time.time() - 100 * TTL_S)
             pipe.execute()
+        TALLY.push(self._redis)
 
     def _loop(self) -> None:
         while True:

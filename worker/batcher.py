@@ -15,12 +15,14 @@ from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
+from contract.meters import STAGE
+
 log = logging.getLogger(__name__)
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 R = TypeVar("R")
-Entry = tuple[K, T, "Future[R]"]
+Entry = tuple[K, T, "Future[R]", float]  #: the last: when it came, by the monotonic clock
 
 
 class MicroBatcher(Generic[K, T, R]):
@@ -34,6 +36,7 @@ class MicroBatcher(Generic[K, T, R]):
     def __init__(self, run: Callable[[K, list[T]], Sequence[R | BaseException]], *, limit: int, name: str) -> None:
         self._run = run
         self._limit = limit
+        self._stage = f"wait_{name}"
         self._waiting: tuple[deque[Entry[K, T, R]], deque[Entry[K, T, R]]] = (deque(), deque())  # urgent, bulk
         self._changed = threading.Condition()
         self._closed = False
@@ -47,7 +50,7 @@ class MicroBatcher(Generic[K, T, R]):
         with self._changed:
             if self._closed:
                 raise RuntimeError("the batcher is closed")
-            self._waiting[0 if urgent else 1].append((key, item, future))
+            self._waiting[0 if urgent else 1].append((key, item, future, time.monotonic()))
             self._changed.notify()
         return future
 
@@ -67,7 +70,13 @@ class MicroBatcher(Generic[K, T, R]):
         while (batch := self._next_batch()) is not None:
             started = [entry for entry in batch if entry[2].set_running_or_notify_cancel()]
             if started:
+                self._measure_waits(started)
                 self._settle(started)
+
+    def _measure_waits(self, batch: list[Entry[K, T, R]]) -> None:
+        now_s = time.monotonic()
+        for _, _, _, came_s in batch:
+            STAGE.observe(now_s - came_s, stage=self._stage)
 
     def _next_batch(self) -> list[Entry[K, T, R]] | None:
         with self._changed:
@@ -86,7 +95,7 @@ class MicroBatcher(Generic[K, T, R]):
         return batch
 
     def _settle(self, batch: list[Entry[K, T, R]]) -> None:
-        for (_, _, future), outcome in zip(batch, self._outcomes(batch), strict=True):
+        for (_, _, future, _), outcome in zip(batch, self._outcomes(batch), strict=True):
             if isinstance(outcome, BaseException):
                 future.set_exception(outcome)
             else:
@@ -95,7 +104,7 @@ class MicroBatcher(Generic[K, T, R]):
     def _outcomes(self, batch: list[Entry[K, T, R]]) -> Sequence[R | BaseException]:
         self._busy_since_s = time.monotonic()
         try:
-            outcomes = self._run(batch[0][0], [item for _, item, _ in batch])
+            outcomes = self._run(batch[0][0], [item for _, item, _, _ in batch])
             if len(outcomes) != len(batch):
                 raise RuntimeError(f"{len(outcomes)} results for {len(batch)} items")
             return outcomes

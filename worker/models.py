@@ -15,6 +15,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from typing import NamedTuple
 
 from contract.errors import DetectorHung, GroundcrewError, OutOfDeviceMemory
+from contract.meters import BATCH, IMAGES, MODEL_LOAD, STAGE
 from contract.registry import ModelVersion, Registry
 from contract.settings import Settings
 from worker.batcher import MicroBatcher
@@ -70,9 +71,13 @@ class Models:
     def _run(self, look: Look, images: list[Pixels]) -> list[Boxes | BaseException]:
         """One detect call; out of memory halves the batch, down to single images."""
         detector, version = self._detector(look.ref)
+        BATCH.observe(len(images))
         try:
-            return list(detector.detect(images, look.prompts, score_threshold=look.score_threshold,
-                                        nms_iou=version.nms_iou, groups=look.groups))  # fmt: skip
+            with STAGE.time(stage="detect"):
+                found = list(detector.detect(images, look.prompts, score_threshold=look.score_threshold,
+                                             nms_iou=version.nms_iou, groups=look.groups))  # fmt: skip
+            IMAGES.add(len(found), model=look.ref)
+            return found
         except OutOfDeviceMemory as error:
             if len(images) == 1:
                 return [error]
@@ -111,6 +116,7 @@ class Models:
         except GroundcrewError as error:
             self._failures[ref] = (time.monotonic(), error)
             raise
+        MODEL_LOAD.observe(time.monotonic() - started_s, model=ref)
         log.info("loaded model %s in %.1f s", ref, time.monotonic() - started_s)
         return loaded
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from contract.errors import JobCancelled, JobExpired
 from contract.jobs import Prediction, PredictJob
 from contract.labels import LabelMap, read_label_config
+from contract.meters import STAGE
 from contract.regions import DetectedBox, boxes_to_result, prediction_score
 from contract.registry import Registry
 from contract.status import JobRecords
@@ -36,8 +37,10 @@ class Predictor:
         self._check_wanted(job)
         label_map = self._label_map(job)
         threshold = self._threshold(job)
-        data = self.fetcher.fetch(job.image, task_id=job.task_id)
-        pixels = decode_image(data, limit_px=self.image_limit_px)  # (H, W, 3)
+        with STAGE.time(stage="download"):
+            data = self.fetcher.fetch(job.image, task_id=job.task_id)
+        with STAGE.time(stage="decode"):
+            pixels = decode_image(data, limit_px=self.image_limit_px)  # (H, W, 3)
         self._check_wanted(job)
         look = Look(job.model, label_map.prompts, label_map.nms_groups, label_map.lowest_threshold(threshold))
         boxes = self.models.detect(look, pixels, urgent=job.urgent)
@@ -62,12 +65,17 @@ class Predictor:
             raise JobCancelled(f"task {job.task_id} was deleted")
 
 
-def _as_prediction(job: PredictJob, label_map: LabelMap, boxes: Boxes, pixels: Pixels, threshold: float) -> Prediction:
-    height_px, width_px = pixels.shape[:2]
-    found = [
+def list_boxes(boxes: Boxes) -> list[DetectedBox]:
+    """The detector's arrays as plain numbers."""
+    return [
         DetectedBox(*map(float, xyxy_px), float(score), int(label))
         for xyxy_px, score, label in zip(boxes.xyxy_px, boxes.scores, boxes.labels, strict=True)
     ]
+
+
+def _as_prediction(job: PredictJob, label_map: LabelMap, boxes: Boxes, pixels: Pixels, threshold: float) -> Prediction:
+    height_px, width_px = pixels.shape[:2]
+    found = list_boxes(boxes)
     result = boxes_to_result(label_map, found, width_px=width_px, height_px=height_px, score_threshold=threshold)
     return Prediction(
         task_id=job.task_id, model_version=job.model_version, score=prediction_score(result), result=result

@@ -7,6 +7,7 @@ Example: `register(app, crew)` names groundcrew.predict, groundcrew.write_back, 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from contract.broker import send
 from contract.delayed import Delayed, backoff_s
 from contract.errors import GroundcrewError, JobCancelled, LabelStudioUnreachable
 from contract.jobs import CompareJob, ExpandJob, FinetuneJob, Job, Prediction, PredictJob, WriteBackJob
+from contract.meters import FAILURES, RETRIES, STAGE
 from contract.restamp import restamp, send_anew
 from contract.results import Results
 from contract.status import JobRecords
@@ -78,6 +80,7 @@ def predict(crew: Crew, job: PredictJob, redelivered: bool = False) -> None:
     if not crew.records.start(job, redelivered=redelivered, worker=crew.name):
         log.info("job %s is already taken or over; skipped", job.id)
         return
+    STAGE.observe(time.time() - job.enqueued_at_s, stage="queue")
     try:
         job = _as_current(crew, job)
         prediction = crew.predictor.predict(job)
@@ -139,12 +142,14 @@ def _retry_or_fail(crew: Crew, job: PredictJob, error: GroundcrewError) -> None:
         return
     again = job.model_copy(update={"attempt": job.attempt + 1})
     log.warning("job %s, try %d: %s", job.id, again.attempt, error.message)
+    RETRIES.add(code=error.code)
     crew.delayed.add(again, after_s=backoff_s(job.attempt))
     crew.records.retry_later(again, error)
 
 
 def _fail(crew: Crew, job: PredictJob, error: GroundcrewError) -> None:
     log.warning("job %s failed: %s: %s", job.id, error.code, error.message)
+    FAILURES.add(code=error.code)
     crew.records.fail(job.id, job.run, job.project_id, error)
     crew.results.put_failure(job)
 

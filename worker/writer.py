@@ -14,6 +14,7 @@ from typing import Protocol
 
 from contract.errors import GroundcrewError, JobCancelled, LabelStudioRefused, LabelStudioUnreachable
 from contract.jobs import Prediction, WriteBackJob
+from contract.meters import STAGE, WRITTEN
 from contract.results import Results
 from contract.status import JobRecords
 from worker.batcher import MicroBatcher
@@ -57,7 +58,10 @@ class Writer:
             self._post(project_id, todo, outcomes)
         finally:
             self._results.unlock_writes(locked, self._owner)
-        return [outcomes[id(job)] for job in jobs]
+        found = [outcomes[id(job)] for job in jobs]
+        for error in found:
+            WRITTEN.add(result="stored" if error is None else error.code)
+        return found
 
     def _lock(self, jobs: list[WriteBackJob], outcomes: Outcomes) -> list[WriteBackJob]:
         mine = []
@@ -98,7 +102,8 @@ class Writer:
             return
         self._results.mark_posting(jobs)
         try:
-            created = self._store.store(project_id, [job.prediction for job in jobs])
+            with STAGE.time(stage="write"):
+                created = self._store.store(project_id, [job.prediction for job in jobs])
         except LabelStudioRefused as error:
             if len(jobs) == 1:
                 outcomes[id(jobs[0])] = error
