@@ -36,6 +36,7 @@ class VersionCard(BaseModel):
     made_by: str = ""
     dataset_sha256: str = ""  #: of dataset.json
     counts: dict[str, int] = Field(default_factory=dict)
+    warnings: tuple[str, ...] = ()  #: about the data, in words
     metrics: dict[str, dict[str, JsonValue]] = Field(default_factory=dict)  #: of "base" and "candidate"
     rule: str = ""  #: what the candidate had to fulfil, in words
     decision: Literal["", "promoted", "refused"] = ""

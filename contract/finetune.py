@@ -102,6 +102,7 @@ class FinetuneRecord(BaseModel):
     cancel_requested: bool | None = None
     stage: str | None = None  #: export, train, evaluate, publish, promote
     images: int | None = None
+    warnings: str | None = None  #: about the data: tasks that were left out, labels without boxes
     epoch: int | None = None
     epochs: int | None = None
     iteration: int | None = None
@@ -118,7 +119,7 @@ class FinetuneRecord(BaseModel):
 
 Value = str | int | float
 _PROGRESS_FIELDS = {"base", "stage", "images", "epoch", "epochs", "iteration", "iterations", "loss", "eta_s", "map",
-                    "map_base"}  # fmt: skip
+                    "map_base", "warnings"}  # fmt: skip
 
 
 class FinetuneRecords:

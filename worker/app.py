@@ -25,11 +25,10 @@ from celery.signals import setup_logging, worker_ready, worker_shutting_down
 from celery.worker import WorkController
 
 from contract.agreement_records import AgreementRecords
-from contract.broker import connect_redis, make_celery, send
+from contract.broker import connect_redis, make_celery
 from contract.delayed import Delayed
 from contract.heartbeats import Heartbeat
 from contract.jobs import EXPAND_QUEUE, FINETUNE_QUEUE, INTERACTIVE_QUEUE, WRITE_QUEUE, bulk_queues
-from contract.prompt_map import load_prompt_map
 from contract.registry import ModelVersion, Registry
 from contract.results import Results
 from contract.settings import Settings
@@ -117,10 +116,7 @@ def run_train(settings: Settings) -> None:
     stopping = threading.Event()
     worker_shutting_down.connect(lambda **_: stopping.set(), weak=False)
     records = JobRecords(client, failed_memory_s=settings.failed_memory_s)
-    finetuner = Finetuner(
-        settings, client, LabelStudio(settings), Registry(settings), name, stopping, records,
-        send=lambda job: send(app, [job], shards=settings.queue_shards), prompt_map=lambda: load_prompt_map(settings),
-    )  # fmt: skip
+    finetuner = Finetuner(settings, client, name, stopping)
     register(_crew(app, client, records, settings, name, finetuner=finetuner))
     _consume(app, client, [FINETUNE_QUEUE], 1, name, {"role": "train", "device": settings.device})
 

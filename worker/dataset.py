@@ -25,6 +25,7 @@ from worker.files import atomic_file
 from worker.splits import SPLITS, Split
 
 FILE_NAME = "dataset.json"
+MOST_REMARKS = 3  #: about labels
 Json = dict[str, object]
 
 
@@ -142,6 +143,19 @@ class Dataset:
             for category in self.categories
         )
         return [sentence for sentence in sentences if sentence]
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a person should hear about this data, a few sentences; dataset.json has all of it."""
+        reasons = Counter(task.reason for task in self.skipped).most_common(1)
+        total = len(self.skipped) + len(self.images)
+        left_out = [
+            f"{len(self.skipped)} of {total} annotated tasks were left out, {count} of them because: {reason}"
+            for reason, count in reasons
+        ]
+        more = len(self.warnings) - MOST_REMARKS
+        others = [f"{more} more labels lack boxes to learn from, or to measure with"] if more > 0 else []
+        return [*left_out, *self.warnings[:MOST_REMARKS], *others]
 
     @cached_property
     def sha256(self) -> str:

@@ -1,79 +1,58 @@
-"""One fine-tune from annotations to a published version: export, train, evaluate, publish, promote.
+"""One fine-tune at a time, each in a process of its own, which can be ended whatever it is doing.
 
-Called by: worker.tasks, in the trainer process. Must not import: torch, mmdet before a stage needs them.
-Each stage leaves its result in the job's own directory, so that another trainer goes on where a killed one stopped.
-Example: `Finetuner(settings, client, label_studio, registry, name, stopping, ...).run(job)`
+Called by: worker.tasks, in the trainer process. Must not import: torch, mmdet.
+The trainer holds the job's lease and watches; the stages are in worker.stages. What they hold in memory, or hang on,
+is gone with their process, and the trainer is ready for the next job.
+Example: `Finetuner(settings, client, name, stopping).run(job)`
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
 import logging
+import os
 import shutil
+import signal
+import subprocess
+import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version as package_version
-from itertools import islice
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import redis
 
-from contract.cards import VersionCard
-from contract.errors import GroundcrewError, JobCancelled, LabelConfigError
+from contract.errors import GroundcrewError
 from contract.finetune import FinetuneJob, FinetuneRecords, Start
-from contract.jobs import ExpandJob
-from contract.labels import LabelMap, model_version, read_label_config
 from contract.leases import TTL_S, Lease
-from contract.registry import ModelVersion, Registry
-from contract.settings import Settings
-from contract.status import JobRecords
-from worker.dataset import FILE_NAME, Dataset
-from worker.export import export_dataset
-from worker.files import atomic_file
-from worker.labelstudio import LabelStudio
-from worker.models import as_source
-
-if TYPE_CHECKING:
-    from worker.evaluate import Decision
-    from worker.train import Progress
+from contract.settings import Settings, to_environment
+from worker.finetune_process import LEFT_EXIT_CODE
+from worker.stages import work_directory
 
 log = logging.getLogger(__name__)
 
-PACKAGES = ("torch", "mmdet", "mmengine", "transformers")  #: whose versions a card names
-JUDGEMENT_FILE = "judgement.json"
-BASE_FILE = "base.txt"
-TASKS_A_MESSAGE = 1000
-RULE = "mAP on val must rise, and AP50 on the base's own held-out images may fall by at most 0.02"
+COMMAND = (sys.executable, "-m", "worker.finetune_process")  #: followed by the job's id
+LOOK_EVERY_S = 0.2
+GRACE_S = 7.0  #: a stage looks at the cancel flag between two steps; one that takes longer is ended. 10 s are promised
+MOST_STARTS = 3  #: of one trainer, for a process that dies: each goes on where the last one stopped
 
 
-class TrainerStopping(GroundcrewError):
-    """The trainer is being stopped; another one goes on with this fine-tune."""
+class TrainingKilled(GroundcrewError):
+    """The process of a fine-tune died again and again."""
 
-    code = "trainer_stopping"
-    retry = True
+    code = "training_killed"
 
 
 @dataclass(frozen=True)
 class Finetuner:
-    """Runs fine-tunes in this process, one after the other."""
+    """Runs fine-tunes, one after the other."""
 
     settings: Settings
     client: redis.Redis
-    label_studio: LabelStudio
-    registry: Registry
     name: str  #: of this trainer, as records show it
     stopping: threading.Event  #: set on SIGTERM
-    jobs: JobRecords
-    send: Callable[[ExpandJob], None]
-    prompt_map: Callable[[], dict[str, str]] = dict
     lease_ttl_s: float = TTL_S
-
-    @property
-    def records(self) -> FinetuneRecords:
-        return FinetuneRecords(self.client)
+    command: Sequence[str] = COMMAND
 
     def run(self, job: FinetuneJob) -> Start:
         """Do the job, unless another trainer has it or it is over. `busy`: send it again later.
@@ -84,202 +63,84 @@ class Finetuner:
         if not lease.acquire():
             return "over"  # whoever holds it does it; after a death the reconciler sends it again
         with lease.kept() as lost:
-            started = self.records.start(job, self.name)
+            started = FinetuneRecords(self.client).start(job, self.name)
             if started == "started":
-                self._run_stages(job, lost)
+                _Watch(self, job, lost).run()
             return started
 
-    def _run_stages(self, job: FinetuneJob, lost: threading.Event) -> None:
-        work = self.settings.local_model_dir / ".work" / job.id
-        try:
-            _Stages(self, job, work, lost).run()
-        except TrainerStopping:
-            log.info("fine-tune %s is left to another trainer", job.id)
-            return
-        except JobCancelled:
-            self.records.cancelled(job.id, "cancelled while it ran")
-        except GroundcrewError as error:
-            log.warning("fine-tune %s failed: %s: %s", job.id, error.code, error.message)
-            self.records.fail(job.id, error)
-        except Exception as error:
-            log.exception("fine-tune %s failed in an unexpected way", job.id)
-            self.records.fail(job.id, _as_sentence(error))
-        shutil.rmtree(work, ignore_errors=True)
 
+class _Watch:
+    """One job's process, from its start to its end."""
 
-class _Stages:
-    """One job's stages; each is skipped where its result is there already."""
-
-    def __init__(self, trainer: Finetuner, job: FinetuneJob, work: Path, lost: threading.Event) -> None:
-        self._trainer, self._job, self._work, self._lost = trainer, job, work, lost
-        self._registry, self._records = trainer.registry, trainer.records
+    def __init__(self, trainer: Finetuner, job: FinetuneJob, lost: threading.Event) -> None:
+        self._trainer, self._job, self._lost = trainer, job, lost
+        self._records = FinetuneRecords(trainer.client)
 
     def run(self) -> None:
-        self._work.mkdir(parents=True, exist_ok=True)
-        published = self._registry.of_job(self._job.id)
-        if published is None:
-            base = self._base()
-            dataset = self._export(base)
-            candidate = self._train(base, dataset)
-            published = self._publish(base, dataset, candidate, self._judge(base, dataset, candidate))
-        self._promote(published)
+        for _ in range(MOST_STARTS):
+            code = self._run_once()
+            if self._records.is_cancelled(self._job.id):
+                self._clean_up(lambda: self._records.cancelled(self._job.id, "cancelled while it ran"))
+                return
+            if code in (0, LEFT_EXIT_CODE) or self._is_left():
+                return
+            log.warning("the process of fine-tune %s ended with code %d", self._job.id, code)
+        self._clean_up(lambda: self._records.fail(self._job.id, _explain(code)))
 
-    def _base(self) -> ModelVersion:
-        """What to start from: fixed at the first start, so that a resumed job does not change horses."""
-        path = self._work / BASE_FILE
-        if not path.exists():
-            ref = self._job.base or self._registry.current(self._job.project_id).ref
-            with atomic_file(path) as file:
-                file.write(ref.encode())
-        base = self._registry.fetch(path.read_text(encoding="utf-8"))
-        self._records.progress(self._job.id, base=base.ref)
-        return base
+    def _run_once(self) -> int:
+        """The exit code; negative is the signal that killed it."""
+        environment = {**os.environ, **to_environment(self._trainer.settings)}
+        # a session of its own: its whole group can be killed, and Ctrl-C does not reach it; stdin: see worker.orphans
+        with subprocess.Popen(
+            [*self._trainer.command, self._job.id], stdin=subprocess.PIPE, env=environment, start_new_session=True
+        ) as process:
+            try:
+                return self._follow(process)
+            finally:
+                _kill_group(process)
 
-    def _export(self, base: ModelVersion) -> Dataset:
-        self._enter("export")
-        if (self._work / FILE_NAME).exists():
-            return Dataset.read(self._work)
-        trainer = self._trainer
-        return export_dataset(
-            trainer.label_studio, trainer.settings, self._job.project_id, self._label_map(), self._work,
-            lambda done, total: self._report(images=done), self._is_stopped,
-            model_version=base.ref, kept_splits=_splits_of(base),
-        )  # fmt: skip
+    def _follow(self, process: subprocess.Popen[bytes]) -> int:
+        told_s: float | None = None
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.wait(LOOK_EVERY_S)
+            if self._lost.is_set():  # another trainer may have begun already
+                _kill_group(process)
+            elif told_s is not None and time.monotonic() - told_s > GRACE_S:
+                log.warning("fine-tune %s does not stop by itself, so its process is killed", self._job.id)
+                _kill_group(process)
+            elif told_s is None and self._has_to_stop(process):
+                told_s = time.monotonic()
 
-    def _label_map(self) -> LabelMap:
-        xml = self._trainer.label_studio.label_config(self._job.project_id)
-        if not xml.strip():
-            raise LabelConfigError("is empty; set up the labelling interface of the project first")
-        return read_label_config(xml, prompt_map=self._trainer.prompt_map())
+    def _has_to_stop(self, process: subprocess.Popen[bytes]) -> bool:
+        """Whether the process was told to stop: by us, or by the flag in the job's record, which it reads itself."""
+        if self._trainer.stopping.is_set():
+            process.terminate()  # it alone: processes that load images are ended by it
+            return True
+        try:
+            return self._records.is_cancelled(self._job.id)
+        except redis.RedisError as error:  # nobody can have cancelled it meanwhile
+            log.warning("the record of fine-tune %s cannot be read: %s", self._job.id, error)
+            return False
 
-    def _train(self, base: ModelVersion, dataset: Dataset) -> Path:
-        from worker.train import directory_of, leave_a_core, read_options, train
+    def _is_left(self) -> bool:
+        return self._trainer.stopping.is_set() or self._lost.is_set()
 
-        self._enter("train")
-        leave_a_core()
-        source = as_source(base)
-        options = read_options(directory_of(source), self._job.options)
-        return train(source, dataset, self._work / "train", options, report=self._report_training,
-                     cancelled=self._is_stopped, device=self._trainer.settings.device)  # fmt: skip
-
-    def _judge(self, base: ModelVersion, dataset: Dataset, candidate: Path) -> dict[str, object]:
-        """Measure base and candidate on val with the same prompts, and on the base's own held-out images."""
-        path = self._work / JUDGEMENT_FILE
-        if not path.exists():
-            self._enter("evaluate")
-            judgement = self._measure(base, dataset, candidate)
-            with atomic_file(path) as file:
-                file.write(json.dumps(judgement).encode())
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-
-    def _measure(self, base: ModelVersion, dataset: Dataset, candidate: Path) -> dict[str, object]:
-        from worker.evaluate import Findings, decide, draw_precision_recall, evaluate, evaluate_general
-        from worker.models import load_mmgdino
-        from worker.replay import open_replay
-
-        load, replay = load_mmgdino(self._trainer.settings), open_replay(base.checkpoint.parent)
-        findings = {}
-        for name, version in (("base", base), ("candidate", _as_version(base, candidate))):
-            detector = load(version)
-            common = {"nms_iou": base.nms_iou, "cancelled": self._is_stopped}
-            val = evaluate(detector, dataset.split("val"), dataset.categories, **common)
-            findings[name] = Findings(val, evaluate_general(detector, replay, **common))
-        self._report(map=findings["candidate"].val.map, map_base=findings["base"].val.map)
-        draw_precision_recall(candidate / "pr.png", {name: found.val for name, found in findings.items()})
-        decision: Decision = decide(findings["base"], findings["candidate"])
-        metrics = {name: _as_json(found) for name, found in findings.items()}
-        return {"metrics": metrics, "promoted": decision.promoted, "reason": decision.reason}
-
-    def _publish(self, base: ModelVersion, dataset: Dataset, candidate: Path,
-                 judgement: dict[str, object]) -> VersionCard:  # fmt: skip
-        self._enter("publish")
-        shutil.copyfile(self._work / FILE_NAME, candidate / FILE_NAME)
-        name, version = self._registry.next_name(self._job.project_id, base.ref)
-        card = VersionCard.model_validate({
-            "name": name, "version": version, "project_id": self._job.project_id, "base": base.ref,
-            "job_id": self._job.id, "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "made_by": self._job.requested_by, "dataset_sha256": dataset.sha256, "counts": _counts(dataset),
-            "metrics": judgement["metrics"], "rule": RULE, "reason": judgement["reason"],
-            "decision": "promoted" if judgement["promoted"] else "refused", "settings": self._job.options,
-            "packages": {package: package_version(package) for package in PACKAGES},
-            "score_threshold": base.score_threshold, "nms_iou": base.nms_iou,
-        })  # fmt: skip
-        return self._registry.card(self._registry.publish(candidate, card).ref)
-
-    def _promote(self, card: VersionCard) -> None:
-        self._report(stage="promote")  # whole and published: too late to cancel
-        if card.decision == "promoted":
-            self._registry.promote(self._job.project_id, card.ref)
-            if self._trainer.settings.repredict == "unlabeled":
-                self._predict_again(card)
-        decision = "promoted" if card.decision == "promoted" else "refused"
-        log.info("fine-tune %s: version %s %s: %s", self._job.id, card.ref, decision, card.reason)
-        self._records.finish(self._job.id, version=card.ref, decision=decision, reason=card.reason)
-
-    def _predict_again(self, card: VersionCard) -> None:
-        """Tasks without annotations get the new version's boxes in place of the base's. Twice is harmless: admit()."""
-        label_map, trainer, project_id = self._label_map(), self._trainer, self._job.project_id
-        new, old = (_stamp(self._registry.get(ref), label_map) for ref in (card.ref, card.base))
-        config_id = trainer.jobs.save_config(trainer.label_studio.label_config(project_id), trainer.prompt_map())
-        tasks = trainer.label_studio.unlabeled_tasks(project_id, label_map.image_key)
-        while chunk := tuple(islice(tasks, TASKS_A_MESSAGE)):
-            trainer.send(ExpandJob(project_id=project_id, tasks=chunk, config_id=config_id, model=card.ref,
-                                   model_version=new, replaces=old))  # fmt: skip
-
-    # -- progress and stopping -------------------------------------------------------------------------------------
-
-    def _enter(self, stage: str) -> None:
-        if self._is_stopped():
-            raise JobCancelled
-        self._report(stage=stage)
-
-    def _report(self, **fields: str | int | float) -> None:
-        if not self._records.progress(self._job.id, **fields):
-            raise JobCancelled("the job is over already")
-
-    def _report_training(self, progress: Progress) -> None:
-        known = {"epoch": int(progress.epoch), "iteration": progress.iteration, "iterations": progress.iterations,
-                 "loss": round(progress.loss, 4), "eta_s": round(progress.eta_s, 1)}  # fmt: skip
-        self._report(**known, **({} if progress.map is None else {"map": round(progress.map, 4)}))
-
-    def _is_stopped(self) -> bool:
-        """Whether someone cancelled the job. Raises TrainerStopping where it has to be left to another trainer."""
-        if self._trainer.stopping.is_set() or self._lost.is_set():
-            raise TrainerStopping
-        return self._records.is_cancelled(self._job.id)
+    def _clean_up(self, end: Callable[[], bool]) -> None:
+        """Say how the job ended, and drop what its process left."""
+        if not self._lost.is_set():
+            end()
+            shutil.rmtree(work_directory(self._trainer.settings, self._job.id), ignore_errors=True)
 
 
-def _stamp(version: ModelVersion, label_map: LabelMap) -> str:
-    return model_version(
-        version.ref, label_map, score_threshold=version.score_threshold, nms_iou=version.nms_iou
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _explain(code: int) -> GroundcrewError:
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+    return TrainingKilled(
+        f"the training process {how}, {MOST_STARTS} times: if this machine is short of memory, start again with "
+        "--set batch_size=1, or with fewer workers; the trainer's log has the details"
     )
-
-
-def _splits_of(base: ModelVersion) -> dict[int, str]:
-    """Task id -> split of the data that the base was trained with: no task ever moves."""
-    directory = base.checkpoint.parent
-    return dict(Dataset.read(directory).splits) if (directory / FILE_NAME).exists() else {}
-
-
-def _as_version(base: ModelVersion, directory: Path) -> ModelVersion:
-    bert = directory / "bert"
-    paths = {"config": str(directory / "config.py"), "checkpoint": directory / "model.safetensors",
-             "lang_model": bert if bert.is_dir() else base.lang_model}  # fmt: skip
-    return base.model_copy(update={"name": "candidate", **paths})
-
-
-def _as_json(found: object) -> dict[str, object]:
-    parts = {"val": getattr(found, "val", None), "general": getattr(found, "general", None)}
-    return {name: metrics.to_json() for name, metrics in parts.items() if metrics is not None}
-
-
-def _counts(dataset: Dataset) -> dict[str, int]:
-    by_split = {f"images_{name}": len(dataset.split(name)) for name in ("train", "val")}
-    boxes = sum(len(image.boxes) for image in dataset.images)
-    return {**by_split, "boxes": boxes, "skipped_tasks": len(dataset.skipped)}
-
-
-def _as_sentence(error: Exception) -> GroundcrewError:
-    if isinstance(error, OSError):
-        return GroundcrewError(f"the trainer cannot read or write its files: {error}; check the disk and MODEL_DIR")
-    return GroundcrewError(f"unexpected {type(error).__name__}: {error}")

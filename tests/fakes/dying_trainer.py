@@ -1,51 +1,59 @@
-"""A trainer that is killed as it enters a stage: `python -m tests.fakes.dying_trainer <stage or none> <job id>`.
+"""A trainer for one job, in which someone dies as a stage begins: kill -9, nothing is cleaned up.
 
-Called by: tests/services/test_finetune_kills.py, with settings in the environment. All but the death is real.
+Called by: tests/services/test_finetune_kills.py as `python -m tests.fakes.dying_trainer <job id> <who> <stages>`, with
+settings in the environment; who is "trainer", "process" (the one that runs the stages) or "nobody". The trainer starts
+this file again for the stages, with the job's id last. All but the death is real.
 """
 
+import dataclasses
 import os
 import signal
 import sys
 import threading
-from dataclasses import dataclass
 
 from contract.broker import connect_redis
 from contract.finetune import FinetuneRecords
-from contract.registry import Registry
 from contract.settings import read_settings
-from contract.status import JobRecords
 from worker.finetune import Finetuner
-from worker.labelstudio import LabelStudio
+from worker.finetune_process import main as run_process
+from worker.stages import Tools
 
 
 class DyingRecords(FinetuneRecords):
-    """Says that a stage begins, and then the process is gone: kill -9, nothing is cleaned up."""
+    """Says that a stage begins, and then somebody is gone; each fatal stage kills once, "always:train" ever again."""
 
-    fatal_stage = ""
+    def __init__(self, client, who, stages):
+        super().__init__(client)
+        self._client, self._who, self._stages = client, who, stages.split(",")
 
     def progress(self, job_id, **fields):
         told = super().progress(job_id, **fields)
-        if fields.get("stage") == self.fatal_stage:
-            os.kill(os.getpid(), signal.SIGKILL)
+        stage = fields.get("stage")
+        if f"always:{stage}" in self._stages or (
+            stage in self._stages and self._client.set(f"test:died:{job_id}:{stage}", 1, nx=True)
+        ):
+            os.kill(os.getppid() if self._who == "trainer" else os.getpid(), signal.SIGKILL)
+            threading.Event().wait()  # a trainer takes the process with it
         return told
 
 
-@dataclass(frozen=True)
-class DyingFinetuner(Finetuner):
-    @property
-    def records(self):
-        return DyingRecords(self.client)
-
-
-def main(stage, job_id):
+def run_trainer(job_id, who, stages):
     settings = read_settings()
-    DyingRecords.fatal_stage = stage
     client = connect_redis(settings)
-    jobs = JobRecords(client, failed_memory_s=0)
-    trainer = DyingFinetuner(settings, client, LabelStudio(settings), Registry(settings), f"trainer-{os.getpid()}@test",
-                             threading.Event(), jobs, send=print, lease_ttl_s=6.0)  # fmt: skip
-    print(trainer.run(trainer.records.stored_job(job_id)))
+    command = (sys.executable, "-m", "tests.fakes.dying_trainer", "stages", who, stages)
+    trainer = Finetuner(settings, client, f"trainer-{os.getpid()}@test", threading.Event(), 6.0, command)
+    print(trainer.run(FinetuneRecords(client).stored_job(job_id)))
+
+
+def run_stages(who, stages, job_id):
+    def open_tools(settings):
+        tools = Tools.open(settings)
+        return dataclasses.replace(tools, records=DyingRecords(connect_redis(settings), who, stages))
+
+    return run_process(job_id, open_tools)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    if sys.argv[1] == "stages":
+        sys.exit(run_stages(*sys.argv[2:]))
+    run_trainer(*sys.argv[1:])

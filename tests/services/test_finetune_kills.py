@@ -1,26 +1,24 @@
-"""kill -9 of the trainer in each stage: another one goes on, and each fine-tune ends in exactly one version.
+"""kill -9 of the trainer, or of the process that trains, in each stage: a fine-tune ends in exactly one version.
 
 Called by: pytest. Must not import: torch.
 Example: pytest tests/services/test_finetune_kills.py
 """
 
-import subprocess
-import sys
-
 import pytest
 
-from contract.finetune import FinetuneRecords, new_finetune
+from contract.finetune import FinetuneRecords
 from contract.leases import is_held
 from contract.registry import Registry
-from contract.settings import read_settings, to_environment
-from groundcrew.child import bare_environment
+from contract.settings import read_settings
 from groundcrew.demo.scenes import make_images, make_label_config
-from tests.services.conftest import REPOSITORY
+from tests.services.processes import processes_about
+from tests.services.trainers import QUICK, annotate, ask_for, run_trainer, start_trainer
 from tests.services.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(600)
 
 STAGES = ("export", "train", "evaluate", "publish", "promote")
+CANCEL_LIMIT_S = 10.0  #: promised, whatever the trainer is doing
 
 
 @pytest.fixture
@@ -32,79 +30,82 @@ def settings(redis_url, label_studio_server, label_studio_token, tmp_path):
 
 
 @pytest.fixture
+def records(client):
+    return FinetuneRecords(client)
+
+
+@pytest.fixture
 def annotated(label_studio, make_project):
     """A project with a few annotated images."""
     project = make_project(make_label_config())
-    images = {image.file.name: image for image in make_images(6, first_seed=990)}
-    label_studio.upload_images(project, [image.file for image in images.values()])
-    for task, name in label_studio.image_names(project).items():
-        label_studio.annotate(task, [as_region(box, images[name].picture.size) for box in images[name].boxes])
+    annotate(label_studio, project, make_images(6, first_seed=990))
     return project
 
 
-def as_region(box, size_px):
-    width_px, height_px = size_px
-    left, top, right, bottom = box.xyxy_px
-    value = {"x": 100 * left / width_px, "y": 100 * top / height_px, "width": 100 * (right - left) / width_px,
-             "height": 100 * (bottom - top) / height_px, "rotation": 0, "rectanglelabels": [box.label]}  # fmt: skip
-    return {"from_name": "label", "to_name": "image", "type": "rectanglelabels", "original_width": width_px,
-            "original_height": height_px, "image_rotation": 0, "value": value}  # fmt: skip
-
-
-def run_trainer(settings, stage, job_id):
-    """A trainer process; it ends by itself, or by kill -9 as it enters `stage`."""
-    return subprocess.run(
-        [sys.executable, "-m", "tests.fakes.dying_trainer", stage, job_id],
-        cwd=REPOSITORY, env=bare_environment(to_environment(settings)), capture_output=True, text=True, timeout=300,
-        check=False,
-    )  # fmt: skip
-
-
-def test_killed_in_every_stage_it_still_ends_in_exactly_one_version(settings, client, annotated):
-    records = FinetuneRecords(client)
-    job = new_finetune(annotated, "cli", options={"iterations": 2, "least_iterations": 1, "validations": 1})
-    records.request(job)
-    for stage in STAGES:
-        ended = run_trainer(settings, stage, job.id)
-        assert ended.returncode == -9, f"not killed in {stage}: {ended.stderr}"
-        assert records.get(job.id)["state"] == "running", "nobody has said that it is over"
-        wait_until(lambda: not is_held(client, job.id), "the dead trainer's lease to lapse")
-    ended = run_trainer(settings, "none", job.id)
-    assert ended.returncode == 0, ended.stderr
-
+def check_one_version(settings, records, job):
+    """The job is done, and there is one version of it, whole, current if it was promoted; nothing lies about."""
     record = records.get(job.id)
     assert record["state"] == "done", record
     registry = Registry(settings)
-    made = [listed for listed in registry.list(annotated) if listed.card.job_id]
+    made = [listed for listed in registry.list(job.project_id) if listed.card.job_id]
     assert [listed.ref for listed in made] == [record["version"]]
     expected = record["version"] if record["decision"] == "promoted" else registry.base.ref
-    assert registry.current(annotated).ref == expected
+    assert registry.current(job.project_id).ref == expected
     assert registry.fetch(record["version"]).checkpoint.exists()
     assert not (settings.local_model_dir / ".work" / job.id).exists()
 
 
-def test_a_live_lease_keeps_a_second_trainer_away(settings, client, annotated):
-    records = FinetuneRecords(client)
-    job = new_finetune(annotated, "cli")
-    records.request(job)
-    client.set(f"gc:lease:{job.id}", "someone else")
-    assert run_trainer(settings, "none", job.id).stdout.strip() == "over"
-    assert records.get(job.id)["state"] == "queued"
+def test_killed_in_every_stage_it_still_ends_in_exactly_one_version(settings, client, records, annotated):
+    job = ask_for(records, annotated, **QUICK)
+    for stage in STAGES:
+        ended = run_trainer(settings, job, "trainer", stage)
+        assert ended.returncode == -9, f"not killed in {stage}: {ended.stderr}"
+        assert records.get(job.id)["state"] == "running", "nobody has said that it is over"
+        wait_until(lambda: processes_about(job.id) == [], "the process that trains to end with its trainer")
+        wait_until(lambda: not is_held(client, job.id), "the dead trainer's lease to lapse")
+    ended = run_trainer(settings, job)
+    assert ended.returncode == 0, ended.stderr
+    check_one_version(settings, records, job)
 
 
-@pytest.mark.parametrize(
-    ("base", "annotate", "code", "sentence"),
-    [("", False, "bad_training_data", "annot"), ("tiny-shapes-99", True, "unknown_version", "not registered")],
-)
-def test_bad_input_ends_as_failed_with_a_sentence_and_the_current_version_stays(
-    settings, client, label_studio, make_project, annotated, base, annotate, code, sentence
-):  # fmt: skip
-    project = annotated if annotate else make_project(make_label_config())
-    records = FinetuneRecords(client)
-    job = new_finetune(project, "cli", base=base)
-    records.request(job)
-    ended = run_trainer(settings, "none", job.id)
+def test_a_process_that_is_killed_is_started_again_by_its_trainer(settings, records, annotated):
+    job = ask_for(records, annotated, **QUICK)
+    ended = run_trainer(settings, job, "process", "train,promote")
+    assert (ended.returncode, ended.stderr.count("ended with code -9")) == (0, 2), ended.stderr
+    check_one_version(settings, records, job)
+
+
+def test_a_process_that_dies_each_time_is_given_up_with_a_sentence(settings, records, annotated):
+    job = ask_for(records, annotated, **QUICK)
+    run_trainer(settings, job, "process", "always:train")
     record = records.get(job.id)
-    assert (record["state"], record["code"]) == ("failed", code), ended.stderr
-    assert sentence in record["reason"]
-    assert Registry(settings).current(project).ref == "tiny-shapes-1"
+    assert (record["state"], record["code"]) == ("failed", "training_killed")
+    assert "killed by SIGKILL, 3 times: if this machine is short of memory" in record["reason"]
+    assert not (settings.local_model_dir / ".work" / job.id).exists()
+
+
+def test_cancelling_takes_ten_seconds_even_if_one_update_takes_minutes(settings, records, annotated):
+    # given a training whose first update goes on for minutes, with no look at the flag in between
+    job = ask_for(records, annotated, batch_size=2000, chunk_size=4, iterations=2)
+    trainer = start_trainer(settings, job)
+    wait_until(lambda: records.get(job.id).get("stage") == "train", "the training", lambda: str(records.get(job.id)))
+    wait_until(lambda: (settings.local_model_dir / ".work" / job.id / "train" / "losses.jsonl").exists(), "its start")
+
+    # when
+    records.cancel_request(job.id)
+
+    # then the job is over, its process gone, nothing published, and the trainer ready for another one
+    wait_until(lambda: records.get(job.id)["state"] == "cancelled", "the end", deadline_s=CANCEL_LIMIT_S)
+    said, log = trainer.communicate(timeout=30)
+    assert (trainer.returncode, said.strip()) == (0, "started"), log
+    assert "its process is killed" in log
+    assert processes_about(job.id) == []
+    assert [listed.ref for listed in Registry(settings).list(annotated)] == ["tiny-shapes-1"]
+    assert not (settings.local_model_dir / ".work" / job.id).exists()
+
+
+def test_a_live_lease_keeps_a_second_trainer_away(settings, client, records, annotated):
+    job = ask_for(records, annotated)
+    client.set(f"gc:lease:{job.id}", "someone else")
+    assert run_trainer(settings, job).stdout.strip() == "over"
+    assert records.get(job.id)["state"] == "queued"

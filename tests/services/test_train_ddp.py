@@ -10,6 +10,7 @@ import pytest
 
 from contract.errors import JobCancelled
 from tests.fakes.shape_project import make_shape_project, tiny_base
+from tests.services.processes import LOOPBACK, listening_addresses, processes_about
 from worker.detectors.base import ModelSource
 from worker.detectors.mmgdino import load
 from worker.train import Progress, TrainOptions, train
@@ -28,29 +29,25 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> SampleSet:
     return make_shape_project(tmp_path_factory.mktemp("project"), train=4, val=1)
 
 
-def processes_about(text: str) -> list[str]:
-    """Command lines on this machine that mention `text`."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:  # it has just ended
-            continue
-        if text in line:
-            found.append(line)
-    return found
-
-
 def test_two_processes_make_one_version(project: SampleSet, tmp_path: Path) -> None:
     # when
     seen: list[Progress] = []
-    version = train(tiny_base(), project, tmp_path, TWO, report=seen.append, cancelled=lambda: False, device="cpu")
+    listening: set[str] = set()
+
+    def report(progress: Progress) -> None:
+        seen.append(progress)
+        listening.update(*(listening_addresses(pid) for pid in processes_about(str(tmp_path))))
+
+    version = train(tiny_base(), project, tmp_path, TWO, report=report, cancelled=lambda: False, device="cpu")
     # then each iteration is counted once and shows the images of both processes: 3 x 2 x 2, half of them replayed
     assert seen[-1].iteration == 3
     assert seen[-1].epoch == 1.5
     lines = (tmp_path / "losses.jsonl").read_text().splitlines()
     assert [json.loads(line)[0] for line in lines] == [1, 2, 3]
     assert json.loads((version / "train.json").read_text())["processes"] == 2
+    # and whatever they listened on for each other cannot be reached from elsewhere
+    assert listening
+    assert listening <= LOOPBACK
     load(ModelSource("tuned", "1", str(version / "config.py"), version / "model.safetensors"), "cpu")
 
 

@@ -8,14 +8,17 @@ Example: `write_version(work_dir / "version", config, state, half=True, base_dir
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -88,14 +91,18 @@ def copy_bert(source: Path, target: Path) -> None:
 
 
 def write_weights(path: Path, state: Mapping[str, Tensor], *, half: bool) -> None:
-    """Whole or not at all, on the CPU, each tensor by itself."""
+    """Whole or not at all, on the CPU, each tensor by itself. Raises OSError."""
     dtype = torch.float16 if half else torch.float32
     plain = {
         name: (value.to(dtype) if value.is_floating_point() else value).detach().cpu().contiguous().clone()
         for name, value in state.items()
     }
     unfinished = path.with_name(path.name + ".part")
-    save_file(plain, unfinished, metadata={"format": "pt"})
+    try:
+        save_file(plain, unfinished, metadata={"format": "pt"})
+    except SafetensorError as error:  # it hides the number of the system's error in its text
+        found = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(found[1]) if found else errno.EIO, str(error), str(path)) from error
     os.replace(unfinished, path)
 
 

@@ -23,10 +23,12 @@ from pathlib import Path
 
 from contract.errors import GroundcrewError, JobCancelled, ModelError, OutOfDeviceMemory
 from worker.detectors.base import ModelSource
+from worker.orphans import end_with_parent
 from worker.training.options import Progress, TrainOptions
 from worker.training.samples import TrainingData, read_samples, write_samples
 
 REQUEST_FILE, SAMPLES_FILE, FAILURE_FILE = "request.json", "samples.json", "failure.json"
+MEETING_FILE, PROCESSES_FILE = "torchrun.store", "processes.store"  #: where the processes of one start find each other
 PROGRESS_MARK = "@progress "
 POLL_S = 0.5  #: how often the parent asks whether it is cancelled
 STOP_S = 5.0  #: torchrun gets so long to end its processes
@@ -83,14 +85,20 @@ def read_request(work_dir: Path) -> tuple[ModelSource, TrainOptions, str]:
 
 
 def _run(work_dir: Path, processes: int, report: Callable[[Progress], None], cancelled: Callable[[], bool]) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    environment = {"OMP_NUM_THREADS": "1", **os.environ}
-    # Only this host takes part: nothing of gloo listens outside of it.
-    environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    for name in (MEETING_FILE, PROCESSES_FILE):  # of an earlier start
+        (work_dir / name).unlink(missing_ok=True)
+    # torchrun's own meeting point, a TCPStore, listens on every interface. A file does not, and one host needs no more.
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "1", "--nproc-per-node", str(processes),
+               "--rdzv-backend", "c10d", "--rdzv-id", "groundcrew", "--rdzv-endpoint", str(work_dir / MEETING_FILE),
+               "--rdzv-conf", "store_type=file"]  # fmt: skip
+    environment = {"OMP_NUM_THREADS": "1", **os.environ, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    for library in ("GLOO", "NCCL"):
+        environment.setdefault(f"{library}_SOCKET_IFNAME", "lo")
     root = Path(__file__).resolve().parents[2]
     environment["PYTHONPATH"] = os.pathsep.join([str(root), *filter(None, [environment.get("PYTHONPATH")])])
     with subprocess.Popen(
         [*command, "-m", "worker.training.parallel", str(work_dir)],
+        stdin=subprocess.PIPE,  # see worker.orphans
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -163,11 +171,15 @@ def main() -> None:
     import torch
     import torch.distributed
 
+    end_with_parent()
     work_dir = Path(sys.argv[1])
     base, options, device = read_request(work_dir)
-    rank = int(os.environ["LOCAL_RANK"])
+    rank, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     on_gpu = device != "cpu" and torch.cuda.is_available()
-    torch.distributed.init_process_group("nccl" if on_gpu else "gloo")
+    torch.distributed.init_process_group(
+        "nccl" if on_gpu else "gloo", init_method=f"file://{work_dir.resolve() / PROCESSES_FILE}", rank=rank,
+        world_size=processes,
+    )  # fmt: skip
     try:
         from worker.training.run import Run
 

@@ -1,0 +1,66 @@
+"""Annotated projects in a real Label Studio, and trainers that run one fine-tune of them as processes of their own.
+
+Called by: tests/services/test_finetune_*.py. Must not import: torch.
+Example: annotate(label_studio, project, images); run_trainer(settings, ask_for(records, project, iterations=2))
+"""
+
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+from contract.finetune import FinetuneJob, FinetuneRecords, new_finetune
+from contract.settings import Settings, to_environment
+from groundcrew.boxes import LabelledBox
+from groundcrew.child import bare_environment
+from groundcrew.demo.scenes import DemoImage
+from groundcrew.label_studio.client import ImageFile, LabelStudioClient
+from tests.services.machine import REPOSITORY
+
+QUICK = {"iterations": 2, "least_iterations": 1, "validations": 1}  #: for a fine-tune that shall only end
+TRAINER = (sys.executable, "-m", "tests.fakes.dying_trainer")
+
+Relabel = Callable[[str], str]
+
+
+def as_region(box: LabelledBox, size_px: tuple[int, int], label: str) -> dict:
+    """A region as the editor submits it; `size_px` is (width, height)."""
+    width_px, height_px = size_px
+    left, top, right, bottom = box.xyxy_px
+    value = {"x": 100 * left / width_px, "y": 100 * top / height_px, "width": 100 * (right - left) / width_px,
+             "height": 100 * (bottom - top) / height_px, "rotation": 0, "rectanglelabels": [label]}  # fmt: skip
+    return {"from_name": "label", "to_name": "image", "type": "rectanglelabels", "original_width": width_px,
+            "original_height": height_px, "image_rotation": 0, "value": value}  # fmt: skip
+
+
+def annotate(label_studio: LabelStudioClient, project: int, images: Sequence[DemoImage],
+             relabel: Relabel = lambda label: label, broken: Sequence[ImageFile] = ()) -> None:  # fmt: skip
+    """Uploads the images and submits what was drawn in them; each broken file gets the boxes of the first image."""
+    drawn = {image.file.name: image for image in images}
+    label_studio.upload_images(project, [*(image.file for image in images), *broken])
+    for task, name in label_studio.image_names(project).items():
+        image = drawn.get(name, images[0])
+        regions = [as_region(box, image.picture.size, relabel(box.label)) for box in image.boxes]
+        label_studio.annotate(task, regions)
+
+
+def ask_for(records: FinetuneRecords, project: int, base: str = "", **options: str | float) -> FinetuneJob:
+    """A fine-tune that waits for a trainer."""
+    job = new_finetune(project, "cli", base=base, options=options)
+    assert records.request(job) == (job.id, True)
+    return job
+
+
+def run_trainer(settings: Settings, job: FinetuneJob, who: str = "nobody", stages: str = "",
+                through: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:  # fmt: skip
+    """A trainer that ends with the job, or by kill -9; `through` is a command that starts it."""
+    command = [*through, *TRAINER, job.id, who, stages]
+    return subprocess.run(command, timeout=300, check=False, **_surroundings(settings))
+
+
+def start_trainer(settings: Settings, job: FinetuneJob) -> subprocess.Popen[str]:
+    return subprocess.Popen([*TRAINER, job.id, "nobody", ""], **_surroundings(settings))
+
+
+def _surroundings(settings: Settings) -> Mapping[str, object]:
+    environment = bare_environment(to_environment(settings) | {"OMP_NUM_THREADS": "1"})
+    return {"cwd": REPOSITORY, "env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

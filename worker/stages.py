@@ -1,0 +1,262 @@
+"""The stages of one fine-tune, from annotations to a published version: export, train, evaluate, publish, promote.
+
+Called by: worker.finetune_process. Must not import: torch, mmdet before a stage needs them.
+Each stage leaves its result in the job's own directory, so that another process goes on where a killed one stopped.
+Example: `Stages(Tools.open(read_settings()), job, stopping).run()`
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version as package_version
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from contract.broker import connect_redis, make_celery, send
+from contract.cards import VersionCard
+from contract.errors import GroundcrewError, JobCancelled, LabelConfigError
+from contract.finetune import FinetuneJob, FinetuneRecords
+from contract.jobs import ExpandJob
+from contract.labels import LabelMap, model_version, read_label_config
+from contract.prompt_map import load_prompt_map
+from contract.registry import ModelVersion, Registry
+from contract.settings import Settings
+from contract.status import JobRecords
+from worker.dataset import FILE_NAME, Dataset
+from worker.export import export_dataset
+from worker.files import atomic_file
+from worker.labelstudio import LabelStudio
+from worker.models import as_source
+
+if TYPE_CHECKING:
+    from worker.evaluate import Decision
+    from worker.train import Progress
+
+log = logging.getLogger(__name__)
+
+PACKAGES = ("torch", "mmdet", "mmengine", "transformers")  #: whose versions a card names
+JUDGEMENT_FILE = "judgement.json"
+BASE_FILE = "base.txt"
+TASKS_A_MESSAGE = 1000
+RULE = "mAP on val must rise, and AP50 on the base's own held-out images may fall by at most 0.02"
+
+
+class TrainerStopping(GroundcrewError):
+    """The trainer is being stopped; another one goes on with this fine-tune."""
+
+    code = "trainer_stopping"
+    retry = True
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What the stages work with."""
+
+    settings: Settings
+    records: FinetuneRecords
+    jobs: JobRecords
+    registry: Registry
+    label_studio: LabelStudio
+    prompt_map: dict[str, str]
+    send: Callable[[ExpandJob], None]
+
+    @classmethod
+    def open(cls, settings: Settings) -> Tools:
+        """The real ones."""
+        client, app = connect_redis(settings), make_celery(settings, publish_only=True)
+        return cls(
+            settings, FinetuneRecords(client), JobRecords(client, failed_memory_s=settings.failed_memory_s),
+            Registry(settings), LabelStudio(settings), load_prompt_map(settings),
+            send=lambda job: send(app, [job], shards=settings.queue_shards),
+        )  # fmt: skip
+
+
+def work_directory(settings: Settings, job_id: str) -> Path:
+    """Where a job keeps what its stages made, until it is over."""
+    return settings.local_model_dir / ".work" / job_id
+
+
+class Stages:
+    """One job's stages; each is skipped where its result is there already."""
+
+    def __init__(self, tools: Tools, job: FinetuneJob, stopping: threading.Event) -> None:
+        self._tools, self._job, self._stopping = tools, job, stopping
+        self._registry, self._records = tools.registry, tools.records
+        self._work = work_directory(tools.settings, job.id)
+
+    def run(self) -> None:
+        self._work.mkdir(parents=True, exist_ok=True)
+        published = self._registry.of_job(self._job.id)
+        if published is None:
+            base = self._base()
+            dataset = self._export(base)
+            self._warn(dataset)
+            candidate = self._train(base, dataset)
+            published = self._publish(base, dataset, candidate, self._judge(base, dataset, candidate))
+        self._promote(published)
+
+    def _base(self) -> ModelVersion:
+        """What to start from: fixed at the first start, so that a resumed job does not change horses."""
+        path = self._work / BASE_FILE
+        if not path.exists():
+            ref = self._job.base or self._registry.current(self._job.project_id).ref
+            with atomic_file(path) as file:
+                file.write(ref.encode())
+        base = self._registry.fetch(path.read_text(encoding="utf-8"))
+        self._records.progress(self._job.id, base=base.ref)
+        return base
+
+    def _export(self, base: ModelVersion) -> Dataset:
+        self._enter("export")
+        if (self._work / FILE_NAME).exists():
+            return Dataset.read(self._work)
+        tools = self._tools
+        return export_dataset(
+            tools.label_studio, tools.settings, self._job.project_id, self._label_map(), self._work,
+            lambda done, total: self._report(images=done), self._is_stopped,
+            model_version=base.ref, kept_splits=_splits_of(base),
+        )  # fmt: skip
+
+    def _warn(self, dataset: Dataset) -> None:
+        for sentence in dataset.remarks:
+            log.warning("fine-tune %s: %s", self._job.id, sentence)
+        if dataset.remarks:
+            self._report(warnings="; ".join(dataset.remarks))
+
+    def _label_map(self) -> LabelMap:
+        xml = self._tools.label_studio.label_config(self._job.project_id)
+        if not xml.strip():
+            raise LabelConfigError("is empty; set up the labelling interface of the project first")
+        return read_label_config(xml, prompt_map=self._tools.prompt_map)
+
+    def _train(self, base: ModelVersion, dataset: Dataset) -> Path:
+        from worker.train import directory_of, leave_a_core, read_options, train
+
+        self._enter("train")
+        leave_a_core()
+        source = as_source(base)
+        options = read_options(directory_of(source), self._job.options)
+        return train(source, dataset, self._work / "train", options, report=self._report_training,
+                     cancelled=self._is_stopped, device=self._tools.settings.device)  # fmt: skip
+
+    def _judge(self, base: ModelVersion, dataset: Dataset, candidate: Path) -> dict[str, object]:
+        """Measure base and candidate on val with the same prompts, and on the base's own held-out images."""
+        path = self._work / JUDGEMENT_FILE
+        if not path.exists():
+            self._enter("evaluate")
+            judgement = self._measure(base, dataset, candidate)
+            with atomic_file(path) as file:
+                file.write(json.dumps(judgement).encode())
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+
+    def _measure(self, base: ModelVersion, dataset: Dataset, candidate: Path) -> dict[str, object]:
+        from worker.evaluate import Findings, decide, draw_precision_recall, evaluate, evaluate_general
+        from worker.models import load_mmgdino
+        from worker.replay import open_replay
+
+        load, replay = load_mmgdino(self._tools.settings), open_replay(base.checkpoint.parent)
+        findings = {}
+        for name, version in (("base", base), ("candidate", _as_version(base, candidate))):
+            detector = load(version)
+            common = {"nms_iou": base.nms_iou, "cancelled": self._is_stopped}
+            val = evaluate(detector, dataset.split("val"), dataset.categories, **common)
+            findings[name] = Findings(val, evaluate_general(detector, replay, **common))
+        self._report(map=findings["candidate"].val.map, map_base=findings["base"].val.map)
+        draw_precision_recall(candidate / "pr.png", {name: found.val for name, found in findings.items()})
+        decision: Decision = decide(findings["base"], findings["candidate"])
+        metrics = {name: _as_json(found) for name, found in findings.items()}
+        return {"metrics": metrics, "promoted": decision.promoted, "reason": decision.reason}
+
+    def _publish(self, base: ModelVersion, dataset: Dataset, candidate: Path,
+                 judgement: dict[str, object]) -> VersionCard:  # fmt: skip
+        self._enter("publish")
+        shutil.copyfile(self._work / FILE_NAME, candidate / FILE_NAME)
+        name, version = self._registry.next_name(self._job.project_id, base.ref)
+        card = VersionCard.model_validate({
+            "name": name, "version": version, "project_id": self._job.project_id, "base": base.ref,
+            "job_id": self._job.id, "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "made_by": self._job.requested_by, "dataset_sha256": dataset.sha256, "counts": _counts(dataset),
+            "warnings": dataset.remarks,
+            "metrics": judgement["metrics"], "rule": RULE, "reason": judgement["reason"],
+            "decision": "promoted" if judgement["promoted"] else "refused", "settings": self._job.options,
+            "packages": {package: package_version(package) for package in PACKAGES},
+            "score_threshold": base.score_threshold, "nms_iou": base.nms_iou,
+        })  # fmt: skip
+        return self._registry.card(self._registry.publish(candidate, card).ref)
+
+    def _promote(self, card: VersionCard) -> None:
+        self._report(stage="promote")  # whole and published: too late to cancel
+        if card.decision == "promoted":
+            self._registry.promote(self._job.project_id, card.ref)
+            if self._tools.settings.repredict == "unlabeled":
+                self._predict_again(card)
+        decision = "promoted" if card.decision == "promoted" else "refused"
+        log.info("fine-tune %s: version %s %s: %s", self._job.id, card.ref, decision, card.reason)
+        self._records.finish(self._job.id, version=card.ref, decision=decision, reason=card.reason)
+
+    def _predict_again(self, card: VersionCard) -> None:
+        """Tasks without annotations get the new version's boxes in place of the base's. Twice is harmless: admit()."""
+        label_map, tools, project_id = self._label_map(), self._tools, self._job.project_id
+        new, old = (_stamp(self._registry.get(ref), label_map) for ref in (card.ref, card.base))
+        config_id = tools.jobs.save_config(tools.label_studio.label_config(project_id), tools.prompt_map)
+        tasks = tools.label_studio.unlabeled_tasks(project_id, label_map.image_key)
+        while chunk := tuple(islice(tasks, TASKS_A_MESSAGE)):
+            tools.send(ExpandJob(project_id=project_id, tasks=chunk, config_id=config_id, model=card.ref,
+                                   model_version=new, replaces=old))  # fmt: skip
+
+    # -- progress and stopping -------------------------------------------------------------------------------------
+
+    def _enter(self, stage: str) -> None:
+        if self._is_stopped():
+            raise JobCancelled
+        self._report(stage=stage)
+
+    def _report(self, **fields: str | int | float) -> None:
+        if not self._records.progress(self._job.id, **fields):
+            raise JobCancelled("the job is over already")
+
+    def _report_training(self, progress: Progress) -> None:
+        known = {"epoch": int(progress.epoch), "iteration": progress.iteration, "iterations": progress.iterations,
+                 "loss": round(progress.loss, 4), "eta_s": round(progress.eta_s, 1)}  # fmt: skip
+        self._report(**known, **({} if progress.map is None else {"map": round(progress.map, 4)}))
+
+    def _is_stopped(self) -> bool:
+        """Whether someone cancelled the job. Raises TrainerStopping where it has to be left to another trainer."""
+        if self._stopping.is_set():
+            raise TrainerStopping
+        return self._records.is_cancelled(self._job.id)
+
+
+def _stamp(version: ModelVersion, label_map: LabelMap) -> str:
+    return model_version(version.ref, label_map, score_threshold=version.score_threshold, nms_iou=version.nms_iou)
+
+
+def _splits_of(base: ModelVersion) -> dict[int, str]:
+    """Task id -> split of the data that the base was trained with: no task ever moves."""
+    directory = base.checkpoint.parent
+    return dict(Dataset.read(directory).splits) if (directory / FILE_NAME).exists() else {}
+
+
+def _as_version(base: ModelVersion, directory: Path) -> ModelVersion:
+    bert = directory / "bert"
+    paths = {"config": str(directory / "config.py"), "checkpoint": directory / "model.safetensors",
+             "lang_model": bert if bert.is_dir() else base.lang_model}  # fmt: skip
+    return base.model_copy(update={"name": "candidate", **paths})
+
+
+def _as_json(found: object) -> dict[str, object]:
+    parts = {"val": getattr(found, "val", None), "general": getattr(found, "general", None)}
+    return {name: metrics.to_json() for name, metrics in parts.items() if metrics is not None}
+
+
+def _counts(dataset: Dataset) -> dict[str, int]:
+    by_split = {f"images_{name}": len(dataset.split(name)) for name in ("train", "val")}
+    boxes = sum(len(image.boxes) for image in dataset.images)
+    return {**by_split, "boxes": boxes, "skipped_tasks": len(dataset.skipped)}
