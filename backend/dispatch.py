@@ -17,17 +17,20 @@ from contextlib import contextmanager
 from backend.models import ProjectModel
 from backend.payloads import TaskImage
 from backend.training import Training
+from contract.agreement_records import AgreementRecords
 from contract.broker import connect_redis, make_celery, send
 from contract.delayed import Delayed
 from contract.errors import GroundcrewError, PredictionFailed, PredictionLate, QueueFull, UnknownJob
 from contract.jobs import (
     Asked,
+    CompareJob,
     Delivery,
     ExpandJob,
     Job,
     NewTask,
     Prediction,
     PredictJob,
+    Submitted,
     WriteBackJob,
     job_id,
     new_run,
@@ -44,6 +47,7 @@ log = logging.getLogger(__name__)
 Answer = Mapping[str, object] | list[object]  #: one entry of /predict's `results`; [] is "not yet"
 
 SEATS = 24  #: requests that may wait at a time: below the API's 32 threads, so that /health always finds one
+COMPARED_A_MESSAGE = 100  #: annotations
 DIRECT_TASKS = 20  #: up to so many jobs are sent by the request itself, about 1 ms each; more are left to a worker
 EXPAND_AGAIN_S = 60.0  #: when many tasks are still not expanded after this time, their message was lost
 FULL_MEMORY = 0.8  #: of Redis's maxmemory; beyond it Redis kills workers, so new jobs are refused first
@@ -60,6 +64,7 @@ class Dispatcher:
         self.records = JobRecords(self._redis, failed_memory_s=settings.failed_memory_s)
         self.results = results or Results(self._redis)
         self.projects = Projects(self._redis)
+        self.agreement = AgreementRecords(self._redis)
         self.training = Training(settings, self._redis, self._send)
         self.jobs = JobLookup(self._redis, failed_memory_s=settings.failed_memory_s)
         self._delayed = Delayed(self._redis)
@@ -116,6 +121,12 @@ class Dispatcher:
     def cancel(self, project_id: int, task_ids: Sequence[int]) -> None:
         """Jobs of deleted tasks end as cancelled when a worker or the writer meets them."""
         self.records.mark_deleted(project_id, task_ids)
+
+    def compare(self, project_id: int, submitted: Sequence[Submitted]) -> None:
+        """Have annotations compared with their predictions, which only someone with a token can fetch."""
+        if self._settings.can_write_back:
+            chunks = (submitted[at : at + COMPARED_A_MESSAGE] for at in range(0, len(submitted), COMPARED_A_MESSAGE))
+            self._send(*(CompareJob(project_id=project_id, submitted=tuple(chunk)) for chunk in chunks))
 
     # -- one opened task -------------------------------------------------------------------------------------------
 

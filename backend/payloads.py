@@ -11,7 +11,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from backend.annotations import read_ids, read_submitted
 from contract.errors import PayloadError
+from contract.jobs import Submitted
 from contract.labels import LabelMap
 
 LIMIT_BYTES = 256 * 1024**2  #: of one body; Label Studio's own limit is 250 MB
@@ -68,6 +70,8 @@ class Event:
     label_config: str = ""
     tasks: tuple[Task, ...] = ()
     annotations: int = 0  #: new or changed ones, without those that skip their task
+    submitted: tuple[Submitted, ...] = ()  #: the same annotations, those that skip their task included
+    deleted_annotations: tuple[int, ...] = ()  #: their ids
 
 
 def parse_json(body: bytes) -> Json:
@@ -109,8 +113,11 @@ def read_webhook(body: Json) -> Event:
         return Event(action, project_id=_project_id(_object(project, "project").get("id"), "project.id"))
     if action not in (*_WITH_TASKS, "PROJECT_UPDATED"):
         known = project if isinstance(project, Mapping) else {}
-        annotations = _count_annotations(body.get("annotation"))
-        return Event(action, project_id=_id_or_zero(known.get("id")), annotations=annotations)
+        submitted = body.get("annotation")
+        return Event(
+            action, project_id=_id_or_zero(known.get("id")), annotations=_count_annotations(submitted),
+            submitted=read_submitted(submitted), deleted_annotations=read_ids(body.get("annotations")),
+        )  # fmt: skip
     project = _object(project, "project")
     title = project.get("title")
     return Event(

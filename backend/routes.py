@@ -7,6 +7,7 @@ Example: POST /predict {"tasks": [...], "project": "1.1795562812", "label_config
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any
 
 from flask import Blueprint, Response, request
@@ -91,6 +92,7 @@ class Routes:
             "ANNOTATION_CREATED": self._annotated,
             "ANNOTATION_UPDATED": self._annotated,
             "ANNOTATIONS_CREATED": self._annotated,
+            "ANNOTATIONS_DELETED": self._annotations_deleted,
             "START_TRAINING": self._start_training,
         }.get(event.action)
         outcome = handle(event) if handle and event.project_id else "recorded"
@@ -117,7 +119,12 @@ class Routes:
         return f"version {project.model_version}"
 
     def _annotated(self, event: Event) -> str:
+        self._dispatcher.compare(event.project_id, event.submitted)
         return self._dispatcher.training.annotated(event.project_id, event.annotations)
+
+    def _annotations_deleted(self, event: Event) -> str:
+        self._dispatcher.agreement.remove(event.project_id, event.deleted_annotations, now_s=time.time())
+        return "recorded"
 
     def _start_training(self, event: Event) -> str:
         job_id, created = self._dispatcher.training.start(event.project_id, "label-studio")

@@ -135,9 +135,9 @@ def test_annotations_are_recorded(settings: Settings, worker: HandWorker, name: 
     body = recorded(name).body
     assert tell(api(settings), body) == "recorded"
 
-    # then it is counted, and starts nothing
+    # then it is counted, and starts nothing but a comparison (tests/services/test_compare.py)
     assert api(settings).get("/jobs?project=1").json["events"] == {body["action"]: 1}
-    assert worker.waiting() == 0
+    assert worker.waiting() == worker.depths().get(EXPAND_QUEUE, 0) <= 1
 
 
 def test_an_unknown_event_is_recorded_too(settings: Settings) -> None:
