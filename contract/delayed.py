@@ -14,7 +14,7 @@ import time
 
 import redis
 
-from contract.broker import message_id
+from contract.envelopes import message_id
 from contract.jobs import CompareJob, ExpandJob, FinetuneJob, Job, PredictJob, WriteBackJob
 
 KEY = "gc:delayed"  #: sorted set of the waiting messages' ids, by the Unix time at which they are due

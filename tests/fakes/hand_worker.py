@@ -7,7 +7,6 @@ Example: `worker.run(worker.take(INTERACTIVE_QUEUE))`
 
 from __future__ import annotations
 
-import base64
 import json
 import time
 from dataclasses import dataclass, field, replace
@@ -69,8 +68,8 @@ class HandWorker:
         names = list(queues) or all_queues(self._shards)
         found = self._redis_patient.brpop(names, timeout=PATIENCE_S)
         assert found is not None, f"no message came on {names}"
-        body = json.loads(base64.b64decode(json.loads(found[1])["body"]))
-        return body[1]["job"]
+        _, keyword_arguments, _ = json.loads(json.loads(found[1])["body"])
+        return keyword_arguments["job"]
 
     def run(self, message: dict[str, Any], **changes: object) -> PredictJob:
         """Run a predict message as a worker would."""
