@@ -1,4 +1,4 @@
-"""The command line: `groundcrew up | demo | doctor | predict | jobs | models | finetune | bench`.
+"""The command line: `groundcrew up | demo | doctor | predict | jobs | models | finetune | bench | completion`.
 
 Called by: people, Makefile, backend/_wsgi.py. Must not import at the top: torch, backend, worker (a --help stays fast).
 Example: `groundcrew predict photo.jpg --prompt "red circle . blue square"`
@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
-from collections.abc import Callable
+import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 import click
@@ -19,25 +20,51 @@ import click
 from contract.errors import GroundcrewError, SettingsError
 from contract.settings import Settings, read_settings
 from groundcrew.bench import bench
-from groundcrew.options import settings_options
+from groundcrew.cli_models import models
+from groundcrew.command_page import Page
+from groundcrew.exit_codes import ExitCode, exit_code_of
+from groundcrew.options import settings_options, settings_options_shown
+from groundcrew.output import json_option, print_found, say
+
+SECTIONS = {
+    "Start": ("demo", "up", "doctor"),
+    "Find boxes": ("predict",),
+    "Watch": ("jobs",),
+    "Get better": ("finetune", "models"),
+    "Tools": ("bench", "completion"),
+}
+EXAMPLES = """
+groundcrew demo                                               see it at work, with a Label Studio of its own
+groundcrew up --label-studio-url http://localhost:8080        beside your Label Studio
+groundcrew predict photos/ --prompt "car . traffic light"     boxes for files, without any server
+groundcrew finetune --project 1                               learn from what project 1 corrected
+eval "$(groundcrew completion bash)"                          completion with the tab key, in this shell
+"""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=Page,
+    sections=SECTIONS,
+    examples=EXAMPLES,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(package_name="groundcrew")
-@click.option("--debug", is_flag=True, help="Log everything, and show the traceback of an error")
-def cli(debug: bool) -> None:
+def cli() -> None:
     """A crew of Grounding DINO workers that draws the boxes in Label Studio first.
 
-    Start with `groundcrew demo`, or `groundcrew up` beside your own Label Studio. Exit codes: 0 done, 1 failed with one
-    sentence on standard error, 2 wrong usage.
+    Start with `groundcrew demo`, or `groundcrew up` beside your own Label Studio. Each setting is a flag and an
+    environment variable; a flag wins. Results go to standard output, everything else to standard error.
+
+    Exit codes: 0 done, 1 failed, 2 wrong usage, 3 partly done, 4 try again later, 70 a bug, 130 Ctrl-C.
     """
-    logging.basicConfig(level="DEBUG" if debug else "WARNING", format="%(levelname)s %(message)s")
+    logging.basicConfig(format="%(levelname)s %(message)s")
 
 
 @cli.command()
 @settings_options
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes, a model each")
-def up(workers: int, **flags: Any) -> None:
+@json_option
+def up(workers: int, as_json: bool, **flags: Any) -> None:
     """Start Redis, API, worker and writer on this machine, until Ctrl-C.
 
     Each flag is also an environment variable (in brackets); a flag wins.
@@ -46,51 +73,92 @@ def up(workers: int, **flags: Any) -> None:
     from groundcrew.welcome import print_welcome
 
     settings = read_settings(**flags)
-    Up(settings, workers=workers, say=_say).run(lambda url: print_welcome(settings, url))
+
+    def on_ready(url: str) -> None:
+        if as_json:
+            click.echo(json.dumps({"url": url, "pid": os.getpid(), "workers": workers}))
+        else:
+            print_welcome(settings, url)
+
+    Up(settings, workers=workers, say=say).run(on_ready)
 
 
 @cli.command()
 @click.option("--once", is_flag=True, help="End after the check instead of staying up")
 @click.option("--out", "out_dir", type=click.Path(path_type=Path), default=Path("demo/out"), show_default=True)
-def demo(once: bool, out_dir: Path) -> None:
-    """A real Label Studio with a project of generated images, labelled by real workers."""
+@json_option
+def demo(once: bool, out_dir: Path, as_json: bool) -> None:
+    """A real Label Studio with a project of generated images, labelled by real workers.
+
+    Its last line is a JSON object with what was found; with --json everything else goes to standard error.
+    """
     from groundcrew.demo import run_demo
 
-    sys.exit(run_demo(once=once, out_dir=out_dir))
+    sys.exit(run_demo(once=once, out_dir=out_dir, steps=sys.stderr if as_json else sys.stdout))
 
 
 @cli.command()
-@settings_options
-@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text")
+@settings_options_shown("label_studio_url", "label_studio_api_key", "redis_url", "config_file", "checkpoint_file",
+                        "lang_model", "device", "model_dir", "prompt_map_file")  # fmt: skip
+@json_option
 def doctor(as_json: bool, **flags: Any) -> None:
     """Check Redis, Label Studio, token, model and device; each problem comes with its remedy."""
     from groundcrew.doctor import run_doctor
 
     settings: Settings | SettingsError
     try:
-        settings = _settings_of_running_crew(flags)
+        settings = settings_of_running_crew(flags)
     except SettingsError as error:  # a finding like any other
         settings = error
     sys.exit(run_doctor(settings, as_json=as_json))
 
 
 @cli.command()
-@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
-@click.option("--prompt", required=True, help='What to find, for example "red circle . blue square"')
+@click.argument("sources", metavar="[FILE|FOLDER|GLOB|URL]...", nargs=-1)
+@click.option("--prompt", help='What to find, for example "red circle . blue square"')
+@click.option("--project", "project_id", type=int, help="All tasks of this Label Studio project, for its own labels")
 @click.option("--out", "out_dir", type=click.Path(path_type=Path), default=Path("predictions"), show_default=True)
-@settings_options
-def predict(images: tuple[Path, ...], prompt: str, out_dir: Path, **flags: Any) -> None:
-    """Find boxes in image files, without any server; writes pictures with boxes and a COCO-style JSON."""
-    from groundcrew.predict import predict_files
+@click.option("--format", "formats", default="pictures,coco", show_default=True, metavar="LIST",
+              help="What to write, with commas between: pictures, coco, label-studio")  # fmt: skip
+@click.option("--image-prefix", default="", metavar="URL",
+              help="For label-studio: what stands before a file's name; without it the file is embedded")  # fmt: skip
+@json_option
+@settings_options_shown("label_studio_url", "label_studio_api_key", "local_files_root", "config_file",
+                        "checkpoint_file", "lang_model", "device", "model_dir", "torch_threads", "score_threshold",
+                        "nms_iou", "prompt_map_file", "batch_size", "image_limit_px")  # fmt: skip
+def predict(sources: tuple[str, ...], prompt: str | None, project_id: int | None, out_dir: Path, formats: str,
+            image_prefix: str, as_json: bool, **flags: Any) -> None:  # fmt: skip
+    """Find boxes in files, folders, addresses or a whole project, without any server.
 
-    predict_files(read_settings(**flags), images, prompt, out_dir)
+    Writes pictures with boxes drawn, predictions.json in COCO's form and, with --format label-studio, tasks.json and
+    label-config.xml to import into Label Studio. Nothing is sent to Label Studio.
+
+    \b
+    groundcrew predict photos/ --prompt "car . person"
+    groundcrew predict 'shots/*.png' https://example.org/a.jpg --prompt car --format coco,label-studio
+    groundcrew predict --project 3 --format label-studio
+    """
+    from groundcrew.predict import predict_project, predict_sources, print_summary
+    from groundcrew.predict_output import Output
+
+    output = Output.read(out_dir, formats, image_prefix)
+    match (bool(sources), prompt, project_id):
+        case (True, str(), None):
+            found = predict_sources(read_settings(**flags), sources, prompt, output)
+        case (False, _, int()):
+            found = predict_project(settings_of_running_crew(flags), project_id, output, prompt)
+        case (True, None, None):
+            raise click.UsageError('say what to find, for example --prompt "red circle . blue square"')
+        case _:
+            raise click.UsageError("name files, folders, patterns or addresses, or else --project N")
+    print_found(found, as_json, print_summary)
 
 
 @cli.command()
 @click.argument("words", metavar="[[cancel] JOB_ID]", nargs=-1)
 @click.option("--project", "project_id", type=int, help="Only this Label Studio project")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of tables")
-@settings_options
+@json_option
+@settings_options_shown("redis_url")
 def jobs(words: tuple[str, ...], project_id: int | None, as_json: bool, **flags: Any) -> None:
     """What is queued, running, done and failed; or one job with its reason; or cancel that job.
 
@@ -98,7 +166,7 @@ def jobs(words: tuple[str, ...], project_id: int | None, as_json: bool, **flags:
     """
     from groundcrew.jobs import cancel_job, print_jobs, show_jobs
 
-    settings = _settings_of_running_crew(flags)
+    settings = settings_of_running_crew(flags)
     match words:
         case ():
             found = show_jobs(settings, None, project_id)
@@ -108,71 +176,7 @@ def jobs(words: tuple[str, ...], project_id: int | None, as_json: bool, **flags:
             found = show_jobs(settings, job_id, project_id)
         case _:
             raise click.UsageError("say `jobs`, `jobs JOB_ID` or `jobs cancel JOB_ID`")
-    _print(found, as_json, print_jobs)
-
-
-@cli.group()
-def models() -> None:
-    """Model versions: list, show, promote, roll back, add."""
-
-
-_PROJECT = click.option("--project", "project_id", type=int, help="Label Studio's number of the project")
-_JSON = click.option("--json", "as_json", is_flag=True, help="JSON instead of a table")
-
-
-@models.command("list")
-@_PROJECT
-@_JSON
-@settings_options
-def list_models(project_id: int | None, as_json: bool, **flags: Any) -> None:
-    """The base model and all versions: which is current, which were refused and why."""
-    from groundcrew import models_command as command
-
-    _print(command.list_models(read_settings(**flags), project_id), as_json, command.print_models)
-
-
-@models.command("show")
-@click.argument("ref")
-@_JSON
-@settings_options
-def show_model(ref: str, as_json: bool, **flags: Any) -> None:
-    """The card of one version: from what it was made, how it was measured, how it is used."""
-    from groundcrew import models_command as command
-
-    _print(command.show_model(read_settings(**flags), ref), as_json, command.print_model)
-
-
-@models.command("promote")
-@click.argument("ref")
-@_PROJECT
-@settings_options
-def promote_model(ref: str, project_id: int | None, **flags: Any) -> None:
-    """Make a version current for its project (or for --project), whatever the measurement said."""
-    from groundcrew.models_command import promote_model
-
-    _say(promote_model(read_settings(**flags), ref, project_id))
-
-
-@models.command("rollback")
-@click.option("--project", "project_id", type=int, required=True, help="Label Studio's number of the project")
-@settings_options
-def rollback_model(project_id: int, **flags: Any) -> None:
-    """Go back to the version that was current before."""
-    from groundcrew.models_command import rollback_model
-
-    _say(rollback_model(read_settings(**flags), project_id))
-
-
-@models.command("add")
-@click.argument("directory", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--name", help="Unless card.json in the directory says it")
-@click.option("--version", help="Unless card.json in the directory says it")
-@settings_options
-def add_model(directory: Path, name: str | None, version: str | None, **flags: Any) -> None:
-    """Register a directory with config.py, model.safetensors and perhaps bert/ as a version."""
-    from groundcrew.models_command import add_model
-
-    _say(add_model(read_settings(**flags), directory, name, version))
+    print_found(found, as_json, print_jobs)
 
 
 @cli.command()
@@ -180,31 +184,46 @@ def add_model(directory: Path, name: str | None, version: str | None, **flags: A
 @click.option("--base", default="", help="Version to start from  [default: the current one]")
 @click.option("--set", "pairs", metavar="NAME=VALUE", multiple=True, help="Training option, for example epochs=5")
 @click.option("--detach", is_flag=True, help="Print the job's id and end, instead of showing how far it is")
-@settings_options
-def finetune(project_id: int, base: str, pairs: tuple[str, ...], detach: bool, **flags: Any) -> None:
+@json_option
+@settings_options_shown("redis_url")
+def finetune(project_id: int, base: str, pairs: tuple[str, ...], detach: bool, as_json: bool, **flags: Any) -> None:
     """Make a better version out of a project's annotations; it becomes current only if it is better.
 
     Ctrl-C ends this display, not the job. Exit codes: 0 done, whether promoted or refused; 1 failed or cancelled.
     """
     from groundcrew import finetune_command as command
 
-    settings = _settings_of_running_crew(flags)
+    settings = settings_of_running_crew(flags)
     job_id = command.request_finetune(settings, project_id, base=base, options=command.read_options(pairs))
-    click.echo(job_id)
+    if not as_json:
+        click.echo(job_id)
     if not command.trainers(settings):
-        _say("no trainer is alive, so it waits; start one with `groundcrew up` or `python -m worker train`")
-    if not detach:
-        _say(command.conclude(command.follow(settings, job_id)))
-
-
-def _print(found: Any, as_json: bool, print_table: Callable[[Any], None]) -> None:
+        say("no trainer is alive, so it waits; start one with `groundcrew up` or `python -m worker train`")
+    found = {"id": job_id} if detach else command.follow(settings, job_id)
     if as_json:
         click.echo(json.dumps(found, indent=2, ensure_ascii=False))
-    else:
-        print_table(found)
+    elif not detach:
+        say(command.conclude(found))
 
 
-def _settings_of_running_crew(flags: dict[str, Any]) -> Settings:
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """The script that lets a shell complete commands and flags with the tab key.
+
+    \b
+    bash   eval "$(groundcrew completion bash)"     in ~/.bashrc, or once in this shell
+    zsh    eval "$(groundcrew completion zsh)"      in ~/.zshrc
+    fish   groundcrew completion fish > ~/.config/fish/completions/groundcrew.fish
+    """
+    from click.shell_completion import get_completion_class
+
+    complete = get_completion_class(shell)
+    assert complete is not None  # click knows all three
+    click.echo(complete(cli, {}, "groundcrew", "_GROUNDCREW_COMPLETE").source())
+
+
+def settings_of_running_crew(flags: dict[str, Any]) -> Settings:
     """Settings that point at the Redis and the API of `groundcrew up` in this directory, unless others are named."""
     from groundcrew.up import STATE_FILE
 
@@ -219,21 +238,37 @@ def _settings_of_running_crew(flags: dict[str, Any]) -> Settings:
     )
 
 
-def _say(sentence: str) -> None:
-    click.echo(f"groundcrew: {sentence}", err=True)
-
-
 cli.add_command(bench)
+cli.add_command(models)
 
 
-def main() -> None:
-    """Entry point: an error is one sentence; its traceback is shown with --debug only."""
+def main() -> NoReturn:
+    """Entry point: an error is one sentence and a number (groundcrew/exit_codes.py); its traceback needs --debug."""
     try:
-        cli()
-    except GroundcrewError as error:
-        logging.debug("details", exc_info=error)
+        sys.exit(cli.main(prog_name="groundcrew", standalone_mode=False) or ExitCode.DONE)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        sys.exit(ExitCode.INTERRUPTED)
+    except BrokenPipeError:  # `groundcrew jobs | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(ExitCode.FAILED)
+    except Exception as error:  # the last place to say it in words
+        sys.exit(_tell(error))
+
+
+def _tell(error: Exception) -> ExitCode:
+    """Print the sentence; returns the exit code."""
+    debugging = logging.getLogger().isEnabledFor(logging.DEBUG)
+    if debugging:
+        traceback.print_exception(error)
+    if isinstance(error, GroundcrewError):
         click.echo(f"groundcrew: {error.code}: {error.message}", err=True)
-        sys.exit(1)
+    else:
+        more = "" if debugging else "; run it again with --debug to see where, and report it"
+        click.echo(f"groundcrew: unexpected {type(error).__name__}: {error}{more}", err=True)
+    return exit_code_of(error)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from groundcrew.sources import Source
 from worker.detectors.base import Boxes
 
 Json = dict[str, object]
@@ -20,7 +20,7 @@ Json = dict[str, object]
 class FoundImage:
     """One image and what was found in it."""
 
-    source: Path  #: as it was named on the command line
+    source: Source
     picture: str  #: name of the drawn picture, beside the JSON
     width_px: int  #: of the upright image
     height_px: int
@@ -29,7 +29,7 @@ class FoundImage:
 
 def to_coco(
     found: Sequence[FoundImage],
-    failures: Sequence[tuple[Path, str]],
+    failures: Sequence[tuple[str, str]],
     *,
     prompts: Sequence[str],
     info: Mapping[str, object],
@@ -46,13 +46,13 @@ def to_coco(
         "images": [_image(image_id, image) for image_id, image in enumerate(found, start=1)],
         "categories": [{"id": number, "name": prompt} for number, prompt in enumerate(prompts, start=1)],
         "annotations": [{"id": number, **row} for number, row in enumerate(rows, start=1)],
-        "failed": [{"file_name": str(source), "reason": reason} for source, reason in failures],
+        "failed": [{"file_name": name, "reason": reason} for name, reason in failures],
     }
 
 
 def _image(image_id: int, image: FoundImage) -> Json:
     size = {"width": image.width_px, "height": image.height_px}
-    return {"id": image_id, "file_name": str(image.source), **size, "picture": image.picture}
+    return {"id": image_id, "file_name": image.source.name, **size, "picture": image.picture}
 
 
 def _annotations(image_id: int, image: FoundImage) -> Iterator[Json]:

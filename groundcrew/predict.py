@@ -1,103 +1,172 @@
-"""`groundcrew predict`: boxes for image files without any server; pictures to look at, and one COCO-style JSON.
+"""`groundcrew predict`: boxes for images without any server; pictures to look at, COCO and Label Studio JSON.
 
 Called by: groundcrew.cli. Must not import: Celery, redis, label_studio_sdk, torch (a cold start is the main cost here).
 Images are read, drawn and written by a few threads, so that the model always finds a batch waiting.
-Example: `predict_files(read_settings(), (Path("a.jpg"),), "red circle . blue square", Path("predictions"))`
+Example: `predict_sources(read_settings(), ["photos/"], "red circle", Output.read(Path("out"), "coco", ""))`
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
-from PIL import Image
+import click
 from rich.console import Console
-from rich.progress import Progress
 
-from backend.models import ModelCards
-from contract.errors import GroundcrewError, ImageError, ImageUnreadable, OutOfDeviceMemory, PromptError
-from contract.labels import LabelMap, LabelTarget
+from contract.errors import GroundcrewError, ImageError, OutOfDeviceMemory, PromptError
+from contract.labels import LabelMap, LabelTarget, model_version, read_label_config
+from contract.prompt_map import load_prompt_map
 from contract.prompts import lint_prompts, read_interactive
 from contract.registry import ModelVersion, Registry
 from contract.settings import Settings
-from groundcrew.boxes import LabelledBox
-from groundcrew.coco import FoundImage, to_coco
-from groundcrew.pictures import draw_boxes
-from worker.detectors.base import Boxes, Detector
-from worker.images import Pixels, decode_image
+from groundcrew.coco import FoundImage
+from groundcrew.exit_codes import PartlyDone
+from groundcrew.predict_output import Output
+from groundcrew.progress import bar, stderr_console
+from groundcrew.sources import Source, find_sources, from_tasks, name_pictures
+from worker.addresses import Fetcher
+from worker.detectors.base import Detector
+from worker.images import decode_image
+from worker.labelstudio import LabelStudio
 from worker.models import Look, Models, load_mmgdino
 
-JSON_NAME = "predictions.json"
-LEAST_SIDE_PX = 480  #: smaller images are drawn enlarged, or their labels could not be read
-JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe")
-JPEG_QUALITY = 92
-
+Json = dict[str, Any]
+Load = Callable[[ModelVersion], Detector]
 Outcome = FoundImage | GroundcrewError
 ThisImageFailed = (ImageError, OutOfDeviceMemory)  #: what says nothing about the other images
 
 
-class ImagesFailed(GroundcrewError):
+class ImagesFailed(PartlyDone):
     """Some images could not be used; the others are done."""
 
     code = "images_failed"
 
 
-class CannotWrite(GroundcrewError):
-    """A file cannot be written."""
+class NothingToDo(GroundcrewError):
+    """The project has no task with an image."""
 
-    code = "cannot_write"
+    code = "nothing_to_do"
 
 
-def predict_files(
-    settings: Settings,
-    images: Sequence[Path],
-    prompt: str,
-    out_dir: Path,
-    *,
-    load: Callable[[ModelVersion], Detector] | None = None,
-) -> None:
-    """Find what `prompt` names in each image; write the pictures and predictions.json to `out_dir`.
+@dataclass(frozen=True)
+class Asked:
+    """What to look for, with which version, and the label config where a project has one."""
+
+    label_map: LabelMap
+    version: ModelVersion
+    label_config: str = ""
+
+    @property
+    def look(self) -> Look:
+        label_map = self.label_map
+        return Look(self.version.ref, label_map.prompts, label_map.nms_groups,
+                    label_map.lowest_threshold(self.version.score_threshold))  # fmt: skip
+
+    @property
+    def stamp(self) -> str:
+        """The model version as Label Studio would see it."""
+        version = self.version
+        return model_version(version.ref, self.label_map, score_threshold=version.score_threshold,
+                             nms_iou=version.nms_iou)  # fmt: skip
+
+
+def predict_sources(
+    settings: Settings, names: Sequence[str], prompt: str, output: Output, *, load: Load | None = None
+) -> Json:
+    """Find what `prompt` names in every image that `names` lead to; write what `output` asks for.
 
     Args:
+        names: see groundcrew.sources.find_sources.
         prompt: phrases separated by full stops, commas or new lines; words of PROMPT_MAP_FILE are translated.
         load: builds the detector; the real one unless given.
 
+    Returns:
+        {"images", "boxes", "model_version", "out", "failed"}: what --json prints.
+
     Raises:
         ImagesFailed: at the end, when an image could not be used; the others are written.
-        PromptError, ModelError, SettingsError, CannotWrite: before or at the first image.
+        SourceError, PromptError, ModelError, SettingsError, CannotWrite: before or at the first image.
     """
-    console = Console(stderr=True, highlight=False)
-    label_map = read_prompt(prompt, ModelCards(settings).prompt_map)
-    for warning in lint_prompts(label_map):
+    sources = find_sources(names, besides=output.out_dir)
+    asked = Asked(read_prompt(prompt, load_prompt_map(settings)), Registry(settings).base)
+    fetcher = Fetcher(settings, dict)  # public addresses: no token goes along
+    return _predict(settings, sources, asked, output, fetcher, load)
+
+
+def predict_project(
+    settings: Settings, project_id: int, output: Output, prompt: str | None, *, load: Load | None = None
+) -> Json:
+    """The same for all tasks of a Label Studio project, with its current model version.
+
+    Args:
+        prompt: what to look for instead of the labels of the project.
+
+    Raises:
+        LabelStudioError, LabelConfigError, NothingToDo: before the first image. Else as predict_sources().
+    """
+    label_studio = LabelStudio(settings)
+    words = load_prompt_map(settings)
+    label_config = label_studio.label_config(project_id)
+    label_map = read_label_config(label_config, prompt_map=words)
+    sources = from_tasks(label_studio.tasks(project_id, label_map.image_key))
+    if not sources:
+        raise NothingToDo(f'project {project_id} has no task with an image in its field "{label_map.image_key}"')
+    version = Registry(settings).current(project_id)
+    asked = Asked(label_map, version, label_config) if prompt is None else Asked(read_prompt(prompt, words), version)
+    return _predict(settings, sources, asked, output, Fetcher(settings, label_studio.authorization), load)
+
+
+def _predict(settings: Settings, sources: Sequence[Source], asked: Asked, output: Output, fetcher: Fetcher,
+             load: Load | None) -> Json:  # fmt: skip
+    console = stderr_console()
+    for warning in lint_prompts(asked.label_map):
         _say(console, f"{warning.label or 'the prompt'} {warning.message}")
-    registry = Registry(settings)
-    version = registry.base
-    look = Look(version.ref, label_map.prompts, label_map.nms_groups, version.score_threshold)
-    models = Models(registry, load or load_mmgdino(settings), settings)
-    _make_dir(out_dir)
-    job = _FileJob(models, look, out_dir, settings.image_limit_px)
-    outcomes = _run(job, images, name_pictures(images, out_dir), settings.batch_size, console)
+    models = Models(Registry(settings), load or load_mmgdino(settings), settings)
+    output.prepare()
+    job = _ImageJob(models, asked, output, fetcher, settings.image_limit_px)
+    outcomes = _run(job, sources, settings.batch_size, console)
+    found = [outcome for outcome in outcomes if isinstance(outcome, FoundImage)]
+    failures = [
+        (source.name, outcome.message)
+        for source, outcome in zip(sources, outcomes, strict=True)
+        if isinstance(outcome, GroundcrewError)
+    ]
+    _write(settings, asked, output, found, failures)
+    return _conclude(asked, output, found, failures)
+
+
+def _write(settings: Settings, asked: Asked, output: Output, found: Sequence[FoundImage],
+           failures: Sequence[tuple[str, str]]) -> None:  # fmt: skip
+    version = asked.version
     info = {"model": version.ref, "score_threshold": version.score_threshold, "nms_iou": version.nms_iou}
-    _conclude(outcomes, look.prompts, info, out_dir / JSON_NAME, console)
+    output.write_coco(found, failures, prompts=asked.label_map.prompts, info=info)
+    output.write_tasks(
+        found, asked.label_map, stamp=asked.stamp, score_threshold=version.score_threshold,
+        local_files_root=settings.local_files_root, label_config=asked.label_config,
+    )  # fmt: skip
 
 
-def _conclude(
-    outcomes: Sequence[tuple[Path, Outcome]],
-    prompts: Sequence[str],
-    info: Mapping[str, object],
-    json_path: Path,
-    console: Console,
-) -> None:
-    found = [outcome for _, outcome in outcomes if isinstance(outcome, FoundImage)]
-    failures = [(path, outcome.message) for path, outcome in outcomes if isinstance(outcome, GroundcrewError)]
-    _write_json(json_path, to_coco(found, failures, prompts=prompts, info=info))
-    boxes = sum(len(image.boxes) for image in found)
-    _say(console, f"{_count(boxes, 'box')} in {_count(len(found), 'image')}; see {json_path.parent}/")
+def _conclude(asked: Asked, output: Output, found: Sequence[FoundImage], failures: Sequence[tuple[str, str]]) -> Json:
+    summary = {
+        "images": len(found),
+        "boxes": sum(len(image.boxes) for image in found),
+        "model_version": asked.stamp,
+        "out": str(output.out_dir),
+        "failed": [{"image": name, "reason": reason} for name, reason in failures],
+    }
     if failures:
-        raise ImagesFailed(f"{len(failures)} of {len(outcomes)} images could not be used; the reasons are above")
+        total = len(found) + len(failures)
+        raise ImagesFailed(f"{len(failures)} of {total} images could not be used, for the reasons above; "
+                           f"the others are in {output.out_dir}/")  # fmt: skip
+    return summary
+
+
+def print_summary(found: Mapping[str, Any]) -> None:
+    """What _conclude returned, in one line."""
+    boxes, images = _count(found["boxes"], "box"), _count(found["images"], "image")
+    click.echo(f"groundcrew: {boxes} in {images}; see {found['out']}/", err=True)
 
 
 def read_prompt(text: str, prompt_map: Mapping[str, str]) -> LabelMap:
@@ -105,116 +174,61 @@ def read_prompt(text: str, prompt_map: Mapping[str, str]) -> LabelMap:
 
     Raises PromptError when no phrase is left, or the text is too long.
     """
-    anything = LabelTarget(from_name="box", to_name="image", label="box", prompts=(), names=())
+    anything = LabelTarget(from_name="label", to_name="image", label="box", prompts=(), names=())
     empty = LabelMap((anything,), "image", "image", prompt_control="prompt", words=tuple(prompt_map.items()))
     prompts = read_interactive(empty, {"result": [{"from_name": "prompt", "value": {"text": [text]}}]}).prompts
     if not prompts:
         raise PromptError('names nothing to look for; write for example "red circle . blue square"', field="--prompt")
-    targets = tuple(LabelTarget("box", "image", label=phrase, prompts=(phrase,), names=()) for phrase in prompts)
+    targets = tuple(LabelTarget("label", "image", label=phrase, prompts=(phrase,), names=()) for phrase in prompts)
     return LabelMap(targets, "image", "image")
 
 
-def name_pictures(images: Sequence[Path], out_dir: Path) -> list[str]:
-    """A file name for each picture: the image's own, numbered where two would meet, and never one of the images."""
-    sources = {image.resolve() for image in images}
-    taken: set[str] = set()
-    names = []
-    for image in images:
-        suffix = ".jpg" if image.suffix.lower() in JPEG_SUFFIXES else ".png"
-        number, name = 1, f"{image.stem}{suffix}"
-        # Some file systems take A.png and a.png for the same file.
-        while name.lower() in taken or (out_dir / name).resolve() in sources:
-            number += 1
-            name = f"{image.stem}-{number}{suffix}"
-        taken.add(name.lower())
-        names.append(name)
-    return names
-
-
 @dataclass(frozen=True)
-class _FileJob:
+class _ImageJob:
     """What is done with each image."""
 
     models: Models
-    look: Look
-    out_dir: Path
+    asked: Asked
+    output: Output
+    fetcher: Fetcher
     image_limit_px: int
 
-    def run(self, source: Path, picture: str) -> Outcome:
+    def run(self, source: Source, picture: str) -> Outcome:
         """Read, detect, draw, write. What concerns this image alone is returned, everything else is raised."""
         try:
-            pixels = decode_image(_read(source), limit_px=self.image_limit_px)  # (H, W, 3)
-            boxes = self.models.detect(self.look, pixels, urgent=False)
+            pixels = decode_image(source.read(self.fetcher), limit_px=self.image_limit_px)  # (H, W, 3)
+            boxes = self.models.detect(self.asked.look, pixels, urgent=False)
         except ThisImageFailed as error:
             return error
-        self._draw(pixels, boxes, self.out_dir / picture)
+        self.output.draw(picture, pixels, boxes, self.asked.label_map.prompts)
         return FoundImage(source, picture, width_px=pixels.shape[1], height_px=pixels.shape[0], boxes=boxes)
 
-    def _draw(self, pixels: Pixels, boxes: Boxes, path: Path) -> None:
-        names = self.look.prompts
-        labelled = [
-            LabelledBox(names[label], tuple(corners), score)
-            for corners, score, label in zip(
-                boxes.xyxy_px.tolist(), boxes.scores.tolist(), boxes.labels.tolist(), strict=True
-            )
-        ]
-        drawn = draw_boxes(Image.fromarray(pixels), labelled, labels=names, least_side_px=LEAST_SIDE_PX)
-        try:
-            drawn.save(path, quality=JPEG_QUALITY)
-        except OSError as error:
-            raise CannotWrite(f"{path} cannot be written: {error.strerror or error}") from error
 
-
-def _run(
-    job: _FileJob, images: Sequence[Path], pictures: Sequence[str], threads: int, console: Console
-) -> list[tuple[Path, Outcome]]:
+def _run(job: _ImageJob, sources: Sequence[Source], threads: int, console: Console) -> list[Outcome]:
     """The outcome of each image, in their order. A bar shows how far it is, where someone can see it."""
     outcomes: dict[int, Outcome] = {}
-    with Progress(console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("loading the model", total=len(images))
-        for position, outcome in _run_all(job, images, pictures, threads):
+    with bar(console) as progress:
+        task = progress.add_task("loading the model", total=len(sources))
+        for position, outcome in _run_all(job, sources, threads):
             outcomes[position] = outcome
             progress.advance(task)
             if isinstance(outcome, GroundcrewError):
-                _say(console, f"{images[position]}: {outcome.message}")
+                _say(console, f"{sources[position].name}: {outcome.message}")
             else:
                 progress.update(task, description="finding boxes")
-    return [(image, outcomes[position]) for position, image in enumerate(images)]
+    return [outcomes[position] for position in range(len(sources))]
 
 
-def _run_all(
-    job: _FileJob, images: Sequence[Path], pictures: Sequence[str], threads: int
-) -> Iterator[tuple[int, Outcome]]:
+def _run_all(job: _ImageJob, sources: Sequence[Source], threads: int) -> Iterator[tuple[int, Outcome]]:
     """(position, outcome) as they come. The first error that concerns all images ends it."""
     with ThreadPoolExecutor(threads) as pool:
-        pairs = enumerate(zip(images, pictures, strict=True))
+        pairs = enumerate(zip(sources, name_pictures(sources, job.output.out_dir), strict=True))
         futures = {pool.submit(job.run, *pair): position for position, pair in pairs}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _read(source: Path) -> bytes:
-    try:
-        return source.read_bytes()
-    except OSError as error:
-        raise ImageUnreadable(f"the file cannot be read: {error.strerror}") from error
-
-
-def _make_dir(out_dir: Path) -> None:
-    try:
-        out_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CannotWrite(f"{out_dir} cannot be made: {error.strerror}") from error
-
-
-def _write_json(path: Path, content: Mapping[str, object]) -> None:
-    try:
-        path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise CannotWrite(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _count(number: int, noun: str) -> str:

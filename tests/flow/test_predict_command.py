@@ -19,7 +19,9 @@ from contract.settings import read_settings
 from groundcrew.boxes import measure_iou
 from groundcrew.cli import main
 from groundcrew.pictures import pick_colours
-from groundcrew.predict import CannotWrite, ImagesFailed, name_pictures, predict_files, read_prompt
+from groundcrew.predict import ImagesFailed, predict_sources, read_prompt
+from groundcrew.predict_output import CannotWrite, Output
+from groundcrew.sources import Source, name_pictures
 from groundcrew.zoo.scenes import make_scene
 from tests.fakes.colour_detector import ColourDetector
 
@@ -49,6 +51,10 @@ def read_pixels(path: Path) -> np.ndarray:
         return np.asarray(picture)
 
 
+def write_into(folder: Path, formats: str = "pictures,coco") -> Output:
+    return Output.read(folder, formats, "")
+
+
 @pytest.fixture
 def detector() -> ColourDetector:
     return ColourDetector()
@@ -59,7 +65,8 @@ def predict(tmp_path, detector):
     """Predicts with the colour detector and returns what predictions.json holds."""
 
     def run(images, prompt="red thing . blue thing", **settings) -> dict:
-        predict_files(SETTINGS.model_copy(update=settings), images, prompt, tmp_path / "out", load=lambda _: detector)
+        names, output = [str(image) for image in images], write_into(tmp_path / "out")
+        predict_sources(SETTINGS.model_copy(update=settings), names, prompt, output, load=lambda _: detector)
         return json.loads((tmp_path / "out" / "predictions.json").read_text())
 
     return run
@@ -107,20 +114,24 @@ def test_an_unreadable_image_is_told_with_its_reason_and_the_others_are_done(tmp
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"this is no image")
 
+    broken_too = tmp_path / "too.jpg"
+    broken_too.write_bytes(b"")
+
     with pytest.raises(ImagesFailed, match="2 of 4 images"):
-        predict([write_image(tmp_path / "a.png"), broken, tmp_path, write_image(tmp_path / "b.png")])
+        predict([write_image(tmp_path / "a.png"), broken, broken_too, write_image(tmp_path / "b.png")])
 
     said = capsys.readouterr().err
     assert f"{broken}: the file of 16 bytes is no image in a known format" in said
-    assert f"{tmp_path}: the file cannot be read: Is a directory" in said
+    assert f"{broken_too}: the file of 0 bytes is no image in a known format" in said
     answer = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert [image["picture"] for image in answer["images"]] == ["a.png", "b.png"]
     assert [row["image_id"] for row in answer["annotations"]] == [1, 2]
-    assert [row["file_name"] for row in answer["failed"]] == [str(broken), str(tmp_path)]
+    assert [row["file_name"] for row in answer["failed"]] == [str(broken), str(broken_too)]
 
 
 def test_a_model_that_does_not_load_is_told_once_and_ends_it(tmp_path):
-    images = [write_image(tmp_path / f"{number}.png") for number in range(20)]
+    for number in range(20):
+        write_image(tmp_path / f"{number}.png")
     loads = []
 
     def load(version):
@@ -128,7 +139,8 @@ def test_a_model_that_does_not_load_is_told_once_and_ends_it(tmp_path):
         raise CheckpointMismatch("3 keys are missing")
 
     with pytest.raises(CheckpointMismatch, match="3 keys are missing"):
-        predict_files(SETTINGS.model_copy(update={"batch_size": 1}), images, "red", tmp_path / "out", load=load)
+        predict_sources(SETTINGS.model_copy(update={"batch_size": 1}), [str(tmp_path)], "red",
+                        write_into(tmp_path / "out"), load=load)  # fmt: skip
 
     assert len(loads) < 5  # nobody tries all 20 images
 
@@ -154,11 +166,11 @@ def test_an_image_in_the_output_folder_is_never_overwritten(tmp_path, predict):
 
 
 def test_pictures_never_share_a_name():
-    images = [Path(name) for name in ("x/a.png", "y/a.gif", "z/A.PNG", "a-2.png", "a.jpeg", "w/a.JPG")]
+    paths = [Path(name) for name in ("x/a.png", "y/a.gif", "z/A.PNG", "a-2.png", "a.jpeg", "w/a.JPG")]
 
-    names = name_pictures(images, Path("elsewhere"))
+    names = name_pictures([Source(str(path), path.name, path) for path in paths], Path("elsewhere"))
 
-    assert len({name.lower() for name in names}) == len(images)
+    assert len({name.lower() for name in names}) == len(paths)
     assert names[4:] == ["a.jpg", "a-2.jpg"]
 
 
@@ -174,10 +186,11 @@ def test_many_images_share_calls_of_the_model(tmp_path, predict, detector):
 
 
 def test_output_that_cannot_be_written_is_told(tmp_path, detector):
+    image = write_image(tmp_path / "a.png")
     (tmp_path / "out").write_text("a file where the folder should be")
 
     with pytest.raises(CannotWrite, match="out cannot be made"):
-        predict_files(SETTINGS, [], "red", tmp_path / "out", load=lambda _: detector)
+        predict_sources(SETTINGS, [str(image)], "red", write_into(tmp_path / "out"), load=lambda _: detector)
 
 
 @pytest.mark.parametrize(
@@ -244,12 +257,12 @@ def test_the_real_model_finds_the_shapes_of_generated_images(tmp_path, monkeypat
     assert read_pixels(tmp_path / "out" / "scene-0.png").shape == (512, 640, 3)
 
 
-def test_the_command_ends_with_1_when_an_image_failed(tmp_path, monkeypatch, scenes, capsys):
+def test_the_command_ends_with_3_when_an_image_failed(tmp_path, monkeypatch, scenes, capsys):
     (tmp_path / "broken.png").write_bytes(b"\x89PNG")
 
     code = run_cli(monkeypatch, str(tmp_path / "broken.png"), str(tmp_path / "scene-0.png"), "--prompt", "red circle",
                    "--out", str(tmp_path / "out"))  # fmt: skip
 
-    assert code == 1
+    assert code == 3
     assert "images_failed: 1 of 2 images could not be used" in capsys.readouterr().err
     assert (tmp_path / "out" / "scene-0.png").exists()
