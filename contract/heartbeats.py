@@ -53,11 +53,14 @@ class Heartbeat:
 
     def _beat(self) -> None:
         with self._redis.pipeline() as pipe:
-            pipe.set(f"gc:alive:{self._name}", json.dumps({"name": self._name, **self._facts()}), ex=TTL_S)
+            pipe.set(f"gc:alive:{self._name}", self._body(), ex=TTL_S)
             pipe.zadd(INDEX, {self._name: time.time()})
             pipe.zremrangebyscore(INDEX, "-inf", time.time() - 100 * TTL_S)
             pipe.execute()
         TALLY.push(self._redis)
+
+    def _body(self) -> str:
+        return json.dumps({"name": self._name, "beat_s": time.time(), **self._facts()})
 
     def _loop(self) -> None:
         while True:

@@ -40,6 +40,7 @@ from worker.finetune import Finetuner
 from worker.gpu_lease import lease_gpu
 from worker.labelstudio import LabelStudio
 from worker.models import Models, load_mmgdino
+from worker.pace import Pace
 from worker.predict import Predictor
 from worker.reconcile import Reconciler
 from worker.tasks import Crew, register
@@ -134,7 +135,9 @@ def _consume(app: Celery, client: redis.Redis, queues: list[str], threads: int, 
     """Run until SIGTERM: what runs is finished, what waits goes back."""
     worker = app.Worker(queues=queues, pool_cls="threads", concurrency=threads, hostname=name,
                         without_gossip=True, without_mingle=True, quiet=True)  # fmt: skip
-    heartbeat = Heartbeat(client, name, lambda: {"host": socket.gethostname(), "pid": os.getpid(), **facts})
+    pace = Pace(lambda: TALLY.total(IMAGES.name))
+    about = {"host": socket.gethostname(), "pid": os.getpid(), **facts}
+    heartbeat = Heartbeat(client, name, lambda: {**about, "images_per_s": round(pace.look(), 2)})
 
     def on_ready(sender: object, **_: object) -> None:
         if getattr(sender, "hostname", name) == name:
