@@ -16,11 +16,12 @@ from types import ModuleType
 import click
 
 from contract.errors import SettingsError
+from groundcrew.command_page import Page
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
 
-@click.group()
+@click.group(cls=Page)
 def bench() -> None:
     """Measure this checkout."""
 

@@ -242,10 +242,10 @@ cli.add_command(bench)
 cli.add_command(models)
 
 
-def main() -> NoReturn:
+def main(command: click.Command = cli) -> NoReturn:
     """Entry point: an error is one sentence and a number (groundcrew/exit_codes.py); its traceback needs --debug."""
     try:
-        sys.exit(cli.main(prog_name="groundcrew", standalone_mode=False) or ExitCode.DONE)
+        sys.exit(command.main(prog_name="groundcrew", standalone_mode=False) or ExitCode.DONE)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

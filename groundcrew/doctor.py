@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 
 from rich.console import Console
 from rich.text import Text
@@ -72,10 +73,11 @@ def examine(patient: Patient, checks: Sequence[CheckFunction] = CHECKS) -> Itera
 def _report(checks: Iterable[Check], as_json: bool) -> int:
     done = []
     console = Console(highlight=False)
-    for check in checks:
-        done.append(check)
-        if not as_json:
-            console.print(_as_text(check), soft_wrap=True)
+    with nullcontext() if as_json else console.status("checking"):  # a model takes a while to load
+        for check in checks:
+            done.append(check)
+            if not as_json:
+                console.print(_as_text(check), soft_wrap=True)
     problems = sum(check.status == "problem" for check in done)
     if as_json:
         print(json.dumps({"ok": not problems, "checks": [check._asdict() for check in done]}, ensure_ascii=False))

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 from rich.console import Console
@@ -91,8 +93,15 @@ def predict_sources(
     """
     sources = find_sources(names, besides=output.out_dir)
     asked = Asked(read_prompt(prompt, load_prompt_map(settings)), Registry(settings).base)
-    fetcher = Fetcher(settings, dict)  # public addresses: no token goes along
+    fetcher = Fetcher(_trusting(settings, sources), dict)  # no token goes along
     return _predict(settings, sources, asked, output, fetcher, load)
+
+
+def _trusting(settings: Settings, sources: Sequence[Source]) -> Settings:
+    """Addresses in tasks are strangers' words; those on the command line are of whoever sits at this machine."""
+    typed = {urlsplit(source.address).netloc.rpartition("@")[2] for source in sources if source.address}
+    hosts = ",".join(filter(None, [settings.image_private_hosts, *sorted(typed)]))
+    return settings.model_copy(update={"image_private_hosts": hosts})
 
 
 def predict_project(
@@ -106,16 +115,16 @@ def predict_project(
     Raises:
         LabelStudioError, LabelConfigError, NothingToDo: before the first image. Else as predict_sources().
     """
-    label_studio = LabelStudio(settings)
-    words = load_prompt_map(settings)
-    label_config = label_studio.label_config(project_id)
-    label_map = read_label_config(label_config, prompt_map=words)
-    sources = from_tasks(label_studio.tasks(project_id, label_map.image_key))
-    if not sources:
-        raise NothingToDo(f'project {project_id} has no task with an image in its field "{label_map.image_key}"')
-    version = Registry(settings).current(project_id)
-    asked = Asked(label_map, version, label_config) if prompt is None else Asked(read_prompt(prompt, words), version)
-    return _predict(settings, sources, asked, output, Fetcher(settings, label_studio.authorization), load)
+    words, version = load_prompt_map(settings), Registry(settings).current(project_id)
+    with closing(LabelStudio(settings)) as label_studio:
+        label_config = label_studio.label_config(project_id)
+        own = Asked(read_label_config(label_config, prompt_map=words), version, label_config)
+        asked = own if prompt is None else Asked(read_prompt(prompt, words), version)
+        image_key = own.label_map.image_key
+        sources = from_tasks(label_studio.tasks(project_id, image_key))
+        if not sources:
+            raise NothingToDo(f'project {project_id} has no task with an image in its field "{image_key}"')
+        return _predict(settings, sources, asked, output, Fetcher(settings, label_studio.authorization), load)
 
 
 def _predict(settings: Settings, sources: Sequence[Source], asked: Asked, output: Output, fetcher: Fetcher,

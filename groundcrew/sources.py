@@ -85,7 +85,7 @@ def _look_up(name: str, besides: Path | None) -> Iterator[Source]:
         yield Source(name, path.name, path)
     elif glob.has_magic(name):
         for match in sorted(glob.glob(name, recursive=True)):
-            yield from _look_up(glob.escape(match) if glob.has_magic(match) else match, besides)
+            yield from _look_up(match, besides)
     else:
         raise SourceError(name, "does not exist: name a file, a folder, a pattern in quotes, or an http address")
 
