@@ -29,6 +29,7 @@ from contract.broker import connect_redis, make_celery
 from contract.delayed import Delayed
 from contract.heartbeats import Heartbeat
 from contract.jobs import EXPAND_QUEUE, FINETUNE_QUEUE, INTERACTIVE_QUEUE, WRITE_QUEUE, bulk_queues
+from contract.meters import IMAGES, TALLY
 from contract.registry import ModelVersion, Registry
 from contract.results import Results
 from contract.settings import Settings
