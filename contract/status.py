@@ -23,9 +23,10 @@ from contract.jobs import PredictJob
 
 OPEN = ("queued", "running", "writing")
 STATES = (*OPEN, "done", "failed", "cancelled")
-OPEN_KEY = "gc:open"  #: sorted set of open job ids, by the Unix time of their last change
+OPEN_KEY = "gc:open"  #: sorted set of open runs, "<job id>.<run>" as their messages are called, by last change
 DONE_TTL_S = 24 * 3600  #: how long a finished record can be looked up
 FAILED_TTL_S = 7 * 24 * 3600
+PACE_MINUTES = 5  #: what "jobs a second" looks back on
 DELETED_TTL_S = 24 * 3600  #: how long a deleted task is remembered, for jobs of it still waiting
 
 # One round trip a job. Returns 1 if the job is new (or may run again) and was recorded as queued, else 0.
@@ -37,7 +38,9 @@ if state == 'failed' and tonumber(ARGV[2]) - tonumber(old[2]) < tonumber(ARGV[3]
 redis.call('DEL', KEYS[1])
 redis.call('HSET', KEYS[1], 'state', 'queued', 'run', ARGV[4], 'updated_s', ARGV[2], 'job', ARGV[5])
 redis.call('HINCRBY', KEYS[2], 'queued', 1)
-redis.call('ZADD', KEYS[3], ARGV[2], ARGV[1])
+redis.call('ZADD', KEYS[3], ARGV[2], ARGV[1] .. '.' .. ARGV[4])
+redis.call('ZADD', KEYS[4], ARGV[2], ARGV[1])
+redis.call('ZREMRANGEBYRANK', KEYS[4], 0, -10001)
 return 1
 """
 
@@ -54,15 +57,30 @@ if state == 'queued' or state == 'running' or state == 'writing' then redis.call
 redis.call('HINCRBY', KEYS[2], ARGV[4], 1)
 if tonumber(ARGV[6]) > 0 then
   redis.call('EXPIRE', KEYS[1], ARGV[6])
-  redis.call('ZREM', KEYS[3], ARGV[1])
+  redis.call('ZREM', KEYS[3], ARGV[1] .. '.' .. ARGV[2])
 else
-  redis.call('ZADD', KEYS[3], ARGV[3], ARGV[1])
+  redis.call('ZADD', KEYS[3], ARGV[3], ARGV[1] .. '.' .. ARGV[2])
 end
+if ARGV[4] == 'done' then
+  redis.call('HINCRBY', KEYS[5], ARGV[8], 1)
+  redis.call('EXPIRE', KEYS[5], 3600)
+end
+redis.call('ZADD', KEYS[6], ARGV[3], ARGV[1])
+redis.call('ZREMRANGEBYRANK', KEYS[6], 0, -10001)
 if ARGV[4] == 'failed' then
   redis.call('ZADD', KEYS[4], ARGV[3], ARGV[1])
   redis.call('ZREMRANGEBYRANK', KEYS[4], 0, -1001)
 end
 return state
+"""
+
+# A message that came again speaks of a death if its job was running. Returns how often that was while it ran alone;
+# -1 where nobody died of this run.
+_COUNT_DEATH = """
+local old = redis.call('HMGET', KEYS[1], 'state', 'run', 'alone')
+if old[1] ~= 'running' or old[2] ~= ARGV[1] then return -1 end
+redis.call('HINCRBY', KEYS[1], 'deaths', 1)
+return redis.call('HINCRBY', KEYS[1], 'deaths_alone', old[3] == '1' and 1 or 0)
 """
 
 
@@ -74,6 +92,7 @@ class JobRecords:
         self._failed_memory_s = failed_memory_s
         self._admit = client.register_script(_ADMIT)
         self._move_script = client.register_script(_MOVE)
+        self._count_death = client.register_script(_COUNT_DEATH)
 
     # -- label configs ---------------------------------------------------------------------------------------------
 
@@ -99,15 +118,23 @@ class JobRecords:
         now = time.time()
         with self._redis.pipeline(transaction=False) as pipe:
             for job in jobs:
-                keys = [_record(job.id), _counts(job.project_id), OPEN_KEY]
+                keys = [_record(job.id), _counts(job.project_id), OPEN_KEY, _latest(job.project_id)]
                 self._admit(keys=keys, args=[job.id, now, self._failed_memory_s, job.run, _body(job)], client=pipe)
             admitted = pipe.execute()
         return [job for job, new in zip(jobs, admitted, strict=True) if new]
 
-    def start(self, job: PredictJob, *, redelivered: bool, worker: str) -> bool:
+    def start(self, job: PredictJob, *, redelivered: bool, worker: str, alone: bool = False) -> bool:
         """queued -> running. False when another message of this run already did it, or the job is over."""
         allowed = ("none", "queued", "running") if redelivered else ("none", "queued")
-        return self._move(job, "running", allowed, {"worker": worker, "job": _body(job)})
+        return self._move(job, "running", allowed, {"worker": worker, "job": _body(job), "alone": str(int(alone))})
+
+    def count_death(self, job: PredictJob) -> int | None:
+        """For a job that was delivered again: how many workers have died while it ran alone; None if none died of it.
+
+        A death beside other jobs counts as 0, but is a reason to run alone.
+        """
+        alone = int(str(self._count_death(keys=[_record(job.id)], args=[job.run])))
+        return None if alone < 0 else alone
 
     def retry_later(self, job: PredictJob, error: GroundcrewError) -> bool:
         """running -> queued again, with the reason of this try."""
@@ -144,10 +171,12 @@ class JobRecords:
     def _move_id(self, job_id: str, run: str, project_id: int, state: str, allowed: Sequence[str],
                  fields: Mapping[str, str]) -> bool:  # fmt: skip
         ttl_s = 0 if state in OPEN else FAILED_TTL_S if state == "failed" else DONE_TTL_S
+        now = time.time()
         pairs = [text for pair in {"project": str(project_id), **fields}.items() for text in pair]
         before = self._move_script(
-            keys=[_record(job_id), _counts(project_id), OPEN_KEY, _failed(project_id)],
-            args=[job_id, run, time.time(), state, f" {' '.join(allowed)} ", ttl_s, *pairs],
+            keys=[_record(job_id), _counts(project_id), OPEN_KEY, _failed(project_id), _pace(now),
+                  _latest(project_id)],
+            args=[job_id, run, now, state, f" {' '.join(allowed)} ", ttl_s, *pairs],
         )
         return str(before) in allowed
 
@@ -193,13 +222,50 @@ class JobRecords:
         ids = self._redis.zrevrange(_failed(project_id), 0, limit - 1)
         return self._get_many([str(job_id) for job_id in ids])
 
-    def open_jobs(self, *, untouched_for_s: float = 0, limit: int = 1000) -> list[str]:
-        """Ids of jobs that are queued, running or writing, oldest change first."""
+    def open_runs(self, *, untouched_for_s: float = 0, limit: int = 1_000_000) -> list[str]:
+        """"<job id>.<run>" of jobs that are queued, running or writing, oldest change first."""
         latest = time.time() - untouched_for_s
         return [str(i) for i in self._redis.zrange(OPEN_KEY, "-inf", latest, byscore=True, offset=0, num=limit)]
 
+    def place(self, job_id: str, run: str) -> int | None:
+        """How many open jobs, of all projects, have been unchanged for longer; None where it is not open."""
+        rank = self._redis.zrank(OPEN_KEY, f"{job_id}.{run}")
+        return None if rank is None else int(str(rank))
+
+    def pace(self, now_s: float | None = None) -> dict[int, float]:
+        """Jobs done a second, by project, over the last PACE_MINUTES and the minute that runs."""
+        now = time.time() if now_s is None else now_s
+        with self._redis.pipeline(transaction=False) as pipe:
+            for minute in range(PACE_MINUTES + 1):
+                pipe.hgetall(_pace(now - 60 * minute))
+            found = pipe.execute()
+        done: dict[int, int] = {}
+        for row in found:
+            for project, count in row.items():
+                done[int(project)] = done.get(int(project), 0) + int(count)
+        busy_s = 60 * max((minute for minute, row in enumerate(found) if row), default=0) + now % 60
+        return {project: count / max(busy_s, 1.0) for project, count in done.items()}
+
     def open_count(self) -> int:
         return int(self._redis.zcard(OPEN_KEY))
+
+    def latest(self, project_id: int, *, first: int = 0, limit: int = 50) -> list[dict[str, object]]:
+        """The project's jobs, the last changed first; the latest 10,000 are known. Each as get() gives it."""
+        ids = self._redis.zrevrange(_latest(project_id), first, first + limit - 1)
+        return self._get_many([str(job_id) for job_id in ids])
+
+    def latest_count(self, project_id: int) -> int:
+        """How many latest() can list; a few of them may have expired."""
+        return int(self._redis.zcard(_latest(project_id)))
+
+    def counts_many(self, project_ids: Sequence[int]) -> dict[int, dict[str, int]]:
+        """counts() of each project, in one round trip."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            for project_id in project_ids:
+                pipe.hgetall(_counts(project_id))
+            rows = pipe.execute()
+        return {one: {state: int(row.get(state, 0)) for state in STATES}
+                for one, row in zip(project_ids, rows, strict=True)}  # fmt: skip
 
     def _get_many(self, job_ids: Sequence[str]) -> list[dict[str, object]]:
         with self._redis.pipeline(transaction=False) as pipe:
@@ -220,6 +286,14 @@ def _record(job_id: str) -> str:
 
 def _counts(project_id: int) -> str:
     return f"gc:counts:{project_id}"
+
+
+def _pace(now_s: float) -> str:
+    return f"gc:pace:{int(now_s // 60)}"
+
+
+def _latest(project_id: int) -> str:
+    return f"gc:latest:{project_id}"
 
 
 def _failed(project_id: int) -> str:

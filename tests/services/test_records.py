@@ -8,7 +8,7 @@ import redis
 
 from contract.broker import connect_redis
 from contract.errors import ImageNotFound, UnknownJob
-from contract.heartbeats import Heartbeat, alive
+from contract.heartbeats import TTL_S, Heartbeat, alive
 from contract.jobs import Prediction
 from contract.results import Results
 from contract.settings import read_settings
@@ -83,7 +83,7 @@ def test_counts_follow_every_move(records):
     records.finish(jobs[1].id, jobs[1].run, 1, boxes=0)
     records.cancel(jobs[3].id, jobs[3].run, 1, "task deleted")
     assert records.counts(1) == {"queued": 0, "running": 1, "writing": 1, "done": 1, "failed": 0, "cancelled": 1}
-    assert sorted(records.open_jobs()) == sorted([jobs[0].id, jobs[2].id])
+    assert sorted(records.open_runs()) == sorted(f"{job.id}.{job.run}" for job in (jobs[0], jobs[2]))
 
 
 def test_an_unknown_job_is_an_error_that_says_so(records):
@@ -158,7 +158,9 @@ def test_write_marks_tell_runs_apart_but_remember_the_task(results):
 def test_a_write_lock_has_one_owner(results):
     assert results.lock_writes([write_job(1), write_job(2)], "a") == [True, True]
     assert results.lock_writes([write_job(1), write_job(3)], "b") == [False, True]
-    results.unlock_writes([write_job(1)])
+    results.unlock_writes([write_job(1)], "b")
+    assert results.lock_writes([write_job(1)], "c") == [False]  # b never had it
+    results.unlock_writes([write_job(1)], "a")
     assert results.lock_writes([write_job(1)], "b") == [True]
 
 
@@ -167,7 +169,9 @@ def test_a_heartbeat_is_seen_and_goes_with_its_process(client):
     beat.start()
     while not alive(client):
         time.sleep(0.01)
-    assert alive(client) == [{"name": "worker-1@host", "role": "predict"}]
+    (process,) = alive(client)
+    assert abs(float(process.pop("beat_s")) - time.time()) < TTL_S
+    assert process == {"name": "worker-1@host", "role": "predict"}
     beat.stop()
     assert alive(client) == []
 
