@@ -10,6 +10,7 @@ GroundcrewError
 |   |-- LabelConfigError          label config: broken XML, no RectangleLabels, unknown object tag
 |   `-- PromptError               a prompt is empty or longer than the model's text length
 |-- Unauthorized (401)
+|-- ForgedRequest (403)           a button of the status page was pressed by another site
 |-- UnknownJob (404)
 |-- BrokerUnavailable (503, retry)    Redis does not answer
 |   `-- QueueFull                 the project's queue is at its limit
@@ -98,6 +99,13 @@ class Unauthorized(GroundcrewError):
 
     code = "unauthorized"
     http_status = 401
+
+
+class ForgedRequest(GroundcrewError):
+    """This button was not pressed on a page of ours, or the page is old: reload it and press again."""
+
+    code = "forged_request"
+    http_status = 403
 
 
 class UnknownJob(GroundcrewError):
