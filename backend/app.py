@@ -23,6 +23,7 @@ from backend.payloads import LIMIT_BYTES
 from backend.routes import Routes
 from backend.watch import Watch
 from contract.errors import BrokerUnavailable, GroundcrewError, Unauthorized
+from contract.meters import REQUESTS
 from contract.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -60,9 +61,10 @@ def _end(response: Response) -> Response:
     response.headers["X-Request-ID"] = g.request_id
     # The rule, not the path: a path may hold the webhook's secret.
     rule = request.url_rule.rule if request.url_rule else "(unknown)"
-    took_ms = (time.monotonic() - g.began_s) * 1000
+    took_s = time.monotonic() - g.began_s
+    REQUESTS.observe(took_s, route=rule, status=str(response.status_code))
     level = logging.DEBUG if rule in PROBES else logging.INFO
-    log.log(level, "%s %s %d in %.0f ms id=%s", request.method, rule, response.status_code, took_ms, g.request_id)
+    log.log(level, "%s %s %d in %.0f ms id=%s", request.method, rule, response.status_code, took_s * 1000, g.request_id)
     return response
 
 

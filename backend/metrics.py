@@ -1,22 +1,23 @@
-"""Numbers for Prometheus, read from Redis at each scrape: the same from every API process.
+"""Numbers for Prometheus: what is true now, and what all processes have counted. The same from every API process.
 
 Called by: backend.routes. Must not import: Flask, Celery.
-Example: `groundcrew_jobs{project="1",state="queued"} 259.0`
+Example: `groundcrew_images_total{model="tiny-shapes-1"} 512.0`
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping
 
 import redis
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4 as CONTENT_TYPE
 from prometheus_client.registry import Collector
 
 from backend.dispatch import Dispatcher
+from backend.gauges import Gauges
 from backend.watch import Watch
+from contract.meters import COUNTERS, HISTOGRAMS, INFINITY, Counter, Histogram, Sample, read_sums
 
 __all__ = ["CONTENT_TYPE", "write_metrics"]
 
@@ -33,30 +34,38 @@ class _Numbers(Collector):
         self._watch = watch
         self._dispatcher = dispatcher
 
-    def collect(self) -> Iterable[Metric]:
+    def collect(self) -> Iterator[Metric]:
         try:
-            families = [self._queues(), self._jobs(), self._processes()]
+            families = [*Gauges(self._watch, self._dispatcher).collect(), *_counted(self._watch)]
         except redis.RedisError:
             families = []
         yield GaugeMetricFamily("groundcrew_redis_up", "Whether Redis answers.", value=float(bool(families)))
         yield from families
 
-    def _queues(self) -> Metric:
-        family = GaugeMetricFamily("groundcrew_queue_messages", "Messages waiting in a queue.", labels=["queue"])
-        for queue, depth in self._watch.queues().items():
-            family.add_metric([queue], depth)
-        return family
 
-    def _jobs(self) -> Metric:
-        text = "Jobs now queued, running, writing; done, failed, cancelled since the project was first seen."
-        family = GaugeMetricFamily("groundcrew_jobs", text, labels=["project", "state"])
-        for project in self._dispatcher.projects.list():
-            for state, count in self._dispatcher.records.counts(project.project_id).items():
-                family.add_metric([str(project.project_id), state], count)
-        return family
+def _counted(watch: Watch) -> Iterator[Metric]:
+    watch.push_counts()
+    sums = read_sums(watch.client)
+    yield from (_counter_family(counter, sums) for counter in COUNTERS)
+    yield from (_histogram_family(histogram, sums) for histogram in HISTOGRAMS)
 
-    def _processes(self) -> Metric:
-        family = GaugeMetricFamily("groundcrew_processes", "Workers and writers that are alive.", labels=["role"])
-        for role, count in Counter(str(process["role"]) for process in self._watch.processes()).items():
-            family.add_metric([role], count)
-        return family
+
+def _counter_family(counter: Counter, sums: Mapping[Sample, float]) -> Metric:
+    family = CounterMetricFamily(counter.name, counter.text, labels=counter.labels)
+    for (name, *labels), value in sorted(sums.items()):
+        if name == counter.name:
+            family.add_metric(labels, value)
+    return family
+
+
+def _histogram_family(histogram: Histogram, sums: Mapping[Sample, float]) -> Metric:
+    """Redis holds each bucket by itself; Prometheus wants each to hold the ones below it."""
+    family = HistogramMetricFamily(histogram.name, histogram.text, labels=histogram.labels)
+    name = histogram.name
+    for labels in sorted({sample[1:] for sample in sums if sample[0] == f"{name}_sum"}):
+        below, buckets = 0.0, []
+        for bound in (*map(str, histogram.bounds), INFINITY):
+            below += sums.get((f"{name}_bucket", *labels, bound), 0.0)
+            buckets.append((bound, below))
+        family.add_metric(labels, buckets, sum_value=sums[(f"{name}_sum", *labels)])
+    return family

@@ -11,6 +11,7 @@ import redis
 
 from contract.broker import connect_redis, queue_depths
 from contract.heartbeats import alive
+from contract.meters import TALLY
 from contract.settings import Settings
 from contract.status import OPEN_KEY
 
@@ -24,6 +25,18 @@ class Watch:
         self._settings = settings
         self._redis = connect_redis(settings, timeout_s=TIMEOUT_S)
 
+    @property
+    def client(self) -> redis.Redis:
+        return self._redis
+
+    @property
+    def shards(self) -> int:
+        return self._settings.queue_shards
+
+    def push_counts(self) -> None:
+        """Add what this API process has counted to the sums of all processes."""
+        TALLY.push(self._redis)
+
     def redis_answers(self) -> bool:
         try:
             return bool(self._redis.ping())
@@ -34,6 +47,7 @@ class Watch:
         """For /health: is Redis there, how many jobs are open, can results be written back."""
         write_back = self._settings.can_write_back
         try:
+            self.push_counts()  # probes come every few seconds, to each API process: that is often enough
             return {"redis": "up", "open_jobs": int(self._redis.zcard(OPEN_KEY)), "write_back": write_back}
         except redis.RedisError as error:
             return {"redis": f"down ({type(error).__name__})", "write_back": write_back}

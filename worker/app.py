@@ -15,7 +15,7 @@ import socket
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import redis
@@ -45,6 +45,7 @@ from worker.pace import Pace
 from worker.predict import Predictor
 from worker.reconcile import Reconciler
 from worker.tasks import Crew, register
+from worker.vitals import vitals
 from worker.writer import Writer
 
 log = logging.getLogger("groundcrew.worker")
@@ -86,7 +87,8 @@ def run_predict(settings: Settings, load: Callable[[ModelVersion], Detector] | N
     urgent = _start_urgent_consumer(crew, settings)
     try:
         facts = {"role": "predict", "device": settings.device, "model": registry.base.ref}
-        _consume(app, client, bulk_queues(settings.queue_shards), settings.worker_threads, name, facts)
+        _consume(app, client, bulk_queues(settings.queue_shards), settings.worker_threads, name, facts,
+                 vitals=lambda: vitals(models, gpu))  # fmt: skip
     finally:
         # SIGTERM stops every consumer of the process (celery.worker.state); this one finishes its job in its own thread
         urgent.join(URGENT_GRACE_S)
@@ -132,13 +134,13 @@ def _crew(app: Celery, client: redis.Redis, records: JobRecords, settings: Setti
 
 
 def _consume(app: Celery, client: redis.Redis, queues: list[str], threads: int, name: str,
-             facts: dict[str, str]) -> None:  # fmt: skip
+             facts: dict[str, str], vitals: Callable[[], Mapping[str, object]] = dict) -> None:  # fmt: skip
     """Run until SIGTERM: what runs is finished, what waits goes back."""
     worker = app.Worker(queues=queues, pool_cls="threads", concurrency=threads, hostname=name,
                         without_gossip=True, without_mingle=True, quiet=True)  # fmt: skip
     pace = Pace(lambda: TALLY.total(IMAGES.name))
     about = {"host": socket.gethostname(), "pid": os.getpid(), **facts}
-    heartbeat = Heartbeat(client, name, lambda: {**about, "images_per_s": round(pace.look(), 2)})
+    heartbeat = Heartbeat(client, name, lambda: {**about, "images_per_s": round(pace.look(), 2), **vitals()})
 
     def on_ready(sender: object, **_: object) -> None:
         if getattr(sender, "hostname", name) == name:

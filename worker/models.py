@@ -64,6 +64,11 @@ class Models:
             future.cancel()
             raise DetectorHung from None
 
+    def loaded(self) -> list[str]:
+        """Names of the versions on the device."""
+        with self._keeping:
+            return list(self._detectors)
+
     def warm_up(self) -> None:
         """Load the base model and run it once, before the first job."""
         self._detector(self._registry.base.ref)[0].warm_up()
