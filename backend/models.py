@@ -10,11 +10,12 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from contract.labels import LabelMap, model_version, read_label_config
+from contract.labels import LabelMap, read_label_config
 from contract.prompt_map import load_prompt_map
 from contract.prompts import lint_prompts
 from contract.registry import Registry
 from contract.settings import Settings
+from contract.stamps import stamp
 
 log = logging.getLogger(__name__)
 
@@ -34,16 +35,15 @@ class ModelCards:
     """The registry's current version, seen through a project's labels."""
 
     def __init__(self, settings: Settings) -> None:
-        self._registry = Registry(settings)
+        self.registry = Registry(settings)
         self.prompt_map = load_prompt_map(settings)
         self._advised: dict[int, str] = {}
 
     def look_up(self, project_id: int, label_config: str) -> ProjectModel:
         """Raises LabelConfigError."""
         label_map = read_label_config(label_config, prompt_map=self.prompt_map)
-        current = self._registry.current(project_id)
-        stamp = model_version(current.ref, label_map, score_threshold=current.score_threshold, nms_iou=current.nms_iou)
-        return ProjectModel(project_id, label_config, label_map, current.ref, stamp)
+        current = self.registry.current(project_id)
+        return ProjectModel(project_id, label_config, label_map, current.ref, stamp(current, label_map))
 
     def advise(self, project: ProjectModel) -> None:
         """Log the linter's advice, once for each set of labels."""
@@ -55,4 +55,4 @@ class ModelCards:
 
     def refs(self) -> list[str]:
         """Names of all registered versions."""
-        return [version.ref for version in self._registry.list()]
+        return [version.ref for version in self.registry.list()]

@@ -53,6 +53,8 @@ class LabelMap:
     prompt_control: str | None = None  #: TextArea on the image: smart="true", or "prompt" in its name
     threshold_control: str | None = None  #: Number on the image with "threshold" in its name
     words: tuple[tuple[str, str], ...] = ()  #: the prompt map, for words typed by hand
+    tile_size_px: int | None = None  #: tile="1024" on a RectangleLabels; 0 turns tiles off; None: as the settings say
+    tile_overlap: float | None = None  #: tile_overlap="0.25": share of a tile
     ignored_controls: tuple[str, ...] = ()  #: RectangleLabels on other images: one task is one image here
 
     @cached_property
@@ -149,6 +151,8 @@ def _read_label_config(xml: str, words: tuple[tuple[str, str], ...]) -> LabelMap
         prompt_control=_prompt_control(root, images, to_name),
         threshold_control=_named(root, images, to_name, "Number", "threshold"),
         words=words,
+        tile_size_px=_read_tile(controls[0][0]),
+        tile_overlap=_read_share(controls[0][0], "tile_overlap", 0.8),
         ignored_controls=tuple(tag.attrib["name"] for tag, image in controls if image != to_name),
     )
 
@@ -212,17 +216,31 @@ def _prompts_of(tag: Element, words: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _read_threshold(tag: Element) -> float | None:
-    text = tag.get("model_score_threshold")
+    return _read_share(tag, "model_score_threshold", 1)
+
+
+def _read_share(tag: Element, attribute: str, most: float) -> float | None:
+    text = tag.get(attribute)
     if text is None:
         return None
     try:
-        threshold = float(text)
+        share = float(text)
     except ValueError:
-        threshold = math.nan
-    if not 0 <= threshold <= 1:
+        share = math.nan
+    if not 0 <= share <= most:
         name = tag.get("value") or tag.get("name")
-        raise LabelConfigError(f'has model_score_threshold="{text}" on "{name}": it must be a number from 0 to 1')
-    return threshold
+        raise LabelConfigError(f'has {attribute}="{text}" on "{name}": it must be a number from 0 to {most:g}')
+    return share
+
+
+def _read_tile(control: Element) -> int | None:
+    text = control.get("tile")
+    if text is None:
+        return None
+    if not re.fullmatch(r"0|[1-9][0-9]{1,4}", text):
+        name = control.get("name")
+        raise LabelConfigError(f'has tile="{text}" on "{name}": write the side of a tile in pixels, or 0 for none')
+    return int(text)
 
 
 def _prompt_control(root: Element, images: Mapping[str, Element], to_name: str) -> str | None:
@@ -240,12 +258,19 @@ def _named(root: Element, images: Mapping[str, Element], to_name: str, kind: str
     return None
 
 
-def model_version(model: str, label_map: LabelMap, *, score_threshold: float, nms_iou: float | None) -> str:
+def model_version(
+    model: str,
+    label_map: LabelMap,
+    *,
+    score_threshold: float,
+    nms_iou: float | None,
+    tiling: tuple[int | float | bool, ...] = (),
+) -> str:
     """``tiny-shapes-1`` and this project's labels -> ``tiny-shapes-1.3fa2c19b``.
 
     The hash covers what decides which boxes are stored and under which names: prompts, labels, the controls they
     belong to, and thresholds. Label Studio asks again for every task that holds no prediction of this version, so
-    colours, hotkeys and the order of labels must not enter it.
+    colours, hotkeys and the order of labels must not enter it. `tiling` does where it is given.
     """
     pairs = zip(label_map.prompts, label_map.targets_by_prompt, strict=True)
     facts = sorted(
@@ -253,5 +278,6 @@ def model_version(model: str, label_map: LabelMap, *, score_threshold: float, nm
         for prompt, targets in pairs
         for target in targets
     )
-    digest = hashlib.sha256(json.dumps([facts, score_threshold, nms_iou]).encode()).hexdigest()
+    how = [score_threshold, nms_iou, *([tiling] if tiling else [])]
+    digest = hashlib.sha256(json.dumps([facts, *how]).encode()).hexdigest()
     return f"{model}.{digest[:8]}"

@@ -35,6 +35,7 @@ from contract.cards import (
 from contract.errors import UnknownVersion
 from contract.settings import Settings
 from contract.stores import Store, open_store
+from contract.tiling import Tiling, default_tiling
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ class ModelVersion(BaseModel):
     lang_model: Path | None = None
     score_threshold: float = DEFAULT_SCORE_THRESHOLD
     nms_iou: float | None = DEFAULT_NMS_IOU
+    tiling: Tiling = Tiling(0, 0.0, True)  #: where the project's label config says nothing
 
     @property
     def ref(self) -> str:
@@ -225,7 +227,9 @@ class Registry:
         return self._with_overrides(_version_in(self._store.folder(card.ref), card))
 
     def _with_overrides(self, version: ModelVersion) -> ModelVersion:
-        chosen = {"score_threshold": self._settings.score_threshold, "nms_iou": self._settings.nms_iou}
+        settings = self._settings
+        chosen = {"score_threshold": settings.score_threshold, "nms_iou": settings.nms_iou,
+                  "tiling": default_tiling(settings)}  # fmt: skip
         return version.model_copy(update={name: value for name, value in chosen.items() if value is not None})
 
 

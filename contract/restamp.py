@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from contract.jobs import PredictJob, job_id, new_run
-from contract.labels import model_version, read_label_config
+from contract.labels import read_label_config
 from contract.registry import Registry
 from contract.results import Results
+from contract.stamps import stamp
 from contract.status import JobRecords
 
 
@@ -31,15 +32,15 @@ def restamp(job: PredictJob, registry: Registry, records: JobRecords) -> Predict
         return None
     xml, prompt_map = records.load_config(job.config_id)
     label_map = read_label_config(xml, prompt_map=prompt_map)
-    stamp = model_version(current.ref, label_map, score_threshold=current.score_threshold, nms_iou=current.nms_iou)
-    newer = job.model_copy(update={"model": current.ref, "model_version": stamp})
-    return newer if job.delivery == "answer" else newer.model_copy(update=_as_new_job(job, stamp))
+    new_stamp = stamp(current, label_map)
+    newer = job.model_copy(update={"model": current.ref, "model_version": new_stamp})
+    return newer if job.delivery == "answer" else newer.model_copy(update=_as_new_job(job, new_stamp))
 
 
-def _as_new_job(job: PredictJob, stamp: str) -> dict[str, object]:
+def _as_new_job(job: PredictJob, new_stamp: str) -> dict[str, object]:
     """A fresh run. Whoever waited for the old id is answered [], and the writer delivers, as after any long wait."""
     delivery = "write" if job.delivery == "claim" else job.delivery
-    new_id = job_id(job.project_id, job.task_id, stamp)
+    new_id = job_id(job.project_id, job.task_id, new_stamp)
     return {"id": new_id, "run": new_run(), "delivery": delivery, "hurry": job.urgent, "attempt": 0}
 
 

@@ -29,7 +29,7 @@ Url = Annotated[str, BeforeValidator(_strip_slash)]
 
 #: Settings that may also come from a file, named by the variable with _FILE behind it
 SECRETS = (
-    "label_studio_api_key", "label_studio_access_token", "redis_url", "basic_auth_pass", "webhook_secret",
+    "label_studio_api_key", "label_studio_access_token", "redis_url", "basic_auth_pass", "webhook_secret", "api_token",
     "notify_secret",
 )  # fmt: skip
 
@@ -66,6 +66,9 @@ class Settings(BaseModel):
 
     score_threshold: float | None = Field(None, ge=0, le=1, description="Boxes below it are dropped. Unset: what the model's card says, else 0.3")
     nms_iou: float | None = Field(None, gt=0, le=1, description="Class-wise non-maximum suppression. Unset: what the model's card says, else 0.7")
+    tile_size_px: int = Field(0, ge=0, description="Images with a longer side are looked at in tiles of this size, too; 0: never. A label config's tile=... wins")
+    tile_overlap: float = Field(0.2, ge=0, le=0.8, description="Share of a tile that its neighbour sees, too: what is smaller is never cut")
+    tile_whole_image: bool = Field(True, description="Beside the tiles look at the whole image, for what is larger than a tile")
     prompt_map_file: Path | None = Field(None, description="Label to English prompt: a JSON object or lines `label = prompt`")
 
     predict_wait_s: float = Field(5.0, ge=0, le=90, description="How long /predict waits for the boxes of one opened task")
@@ -83,13 +86,17 @@ class Settings(BaseModel):
     image_timeout_s: float = Field(30.0, gt=0, description="Longest download of one image")
     image_limit_bytes: int = Field(64 * 1024**2, ge=1024, description="Largest image file")
     image_limit_px: int = Field(64_000_000, ge=1024, description="Most pixels (width x height) of an image")
+    image_schemes: str = Field("http,https,data,s3,s3s,gs,gcswif,azure-blob,azure_spi", description="Kinds of image addresses that tasks may hold, beside Label Studio's own paths")
+    image_hosts: str = Field("", description="Hosts that images may come from, as in images.example.org, *.example.org; Label Studio always may. Empty: any public host")
+    image_private_hosts: str = Field("", description="Private hosts that images may come from, as in minio:9000, 10.1.0.0/16. Empty: only Label Studio")
     detect_timeout_s: float = Field(300.0, gt=0, description="A detect call silent for longer ends the worker, which is started again")
 
     api_host: str = Field("127.0.0.1", description="Address the API listens on")
     api_port: int = Field(9090, ge=0, le=65535, description="Port the API listens on")
     basic_auth_user: str = Field("", description="With BASIC_AUTH_PASS: every route but /health asks for it")
     basic_auth_pass: SecretStr = Field(SecretStr(""), description="Password of BASIC_AUTH_USER")
-    webhook_secret: SecretStr = Field(SecretStr(""), description="Expected as header X-Groundcrew-Secret or as /webhook/<secret>")
+    api_token: SecretStr = Field(SecretStr(""), description="For programs: every route but /health takes it as Authorization: Bearer ...")
+    webhook_secret: SecretStr = Field(SecretStr(""), description="What webhooks show: header X-Groundcrew-Secret, /webhook/<secret>, or a Backend URL that ends in /s/<secret>")
     notify_url: Url = Field("", description="Where outgoing webhooks are posted: fine-tunes ended, versions promoted or refused, many predictions finished. Empty: none")
     notify_secret: SecretStr = Field(SecretStr(""), description="Key that signs outgoing webhooks, as whsec_<base64> (Standard Webhooks)")
     notify_after_jobs: int = Field(20, ge=1, description="Ended predictions of a project that make a notification, once none of its jobs is open")
@@ -129,7 +136,9 @@ def read_settings(environment: Mapping[str, str] | None = None, **overrides: obj
         settings = Settings.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        raise SettingsError(f"{str(first['loc'][0]).upper()}: {first['msg']} (got {first['input']!r})") from None
+        name = str(first["loc"][0])
+        given = "" if name in SECRETS else f" (got {first['input']!r})"
+        raise SettingsError(f"{name.upper()}: {first['msg']}{given}") from None
     _check_together(settings)
     return settings
 

@@ -18,11 +18,12 @@ import click
 from rich.console import Console
 
 from contract.errors import GroundcrewError, ImageError, OutOfDeviceMemory, PromptError
-from contract.labels import LabelMap, LabelTarget, model_version, read_label_config
+from contract.labels import LabelMap, LabelTarget, read_label_config
 from contract.prompt_map import load_prompt_map
 from contract.prompts import lint_prompts, read_interactive
 from contract.registry import ModelVersion, Registry
 from contract.settings import Settings
+from contract.stamps import stamp
 from groundcrew.coco import FoundImage
 from groundcrew.exit_codes import PartlyDone
 from groundcrew.predict_output import Output
@@ -69,9 +70,7 @@ class Asked:
     @property
     def stamp(self) -> str:
         """The model version as Label Studio would see it."""
-        version = self.version
-        return model_version(version.ref, self.label_map, score_threshold=version.score_threshold,
-                             nms_iou=version.nms_iou)  # fmt: skip
+        return stamp(self.version, self.label_map)
 
 
 def predict_sources(

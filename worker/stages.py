@@ -24,10 +24,11 @@ from contract.cards import VersionCard
 from contract.errors import GroundcrewError, JobCancelled, LabelConfigError
 from contract.finetune import FinetuneJob, FinetuneRecords
 from contract.jobs import ExpandJob
-from contract.labels import LabelMap, model_version, read_label_config
+from contract.labels import LabelMap, read_label_config
 from contract.prompt_map import load_prompt_map
 from contract.registry import ModelVersion, Registry
 from contract.settings import Settings
+from contract.stamps import stamp
 from contract.status import JobRecords
 from worker.dataset import FILE_NAME, Dataset
 from worker.export import export_dataset
@@ -169,7 +170,8 @@ class Stages:
             val = evaluate(detector, dataset.split("val"), dataset.categories, **common)
             findings[name] = Findings(val, evaluate_general(detector, replay, **common))
         self._report(map=findings["candidate"].val.map, map_base=findings["base"].val.map)
-        draw_precision_recall(candidate / "pr.png", {name: found.val for name, found in findings.items()})
+        drawn = {f"before ({base.ref})": findings["base"].val, "after": findings["candidate"].val}
+        draw_precision_recall(candidate / "pr.png", drawn)
         decision: Decision = decide(findings["base"], findings["candidate"])
         metrics = {name: _as_json(found) for name, found in findings.items()}
         return {"metrics": metrics, "promoted": decision.promoted, "reason": decision.reason}
@@ -185,7 +187,7 @@ class Stages:
             "made_by": self._job.requested_by, "dataset_sha256": dataset.sha256, "counts": _counts(dataset),
             "warnings": dataset.remarks,
             "metrics": judgement["metrics"], "rule": RULE, "reason": judgement["reason"],
-            "decision": "promoted" if judgement["promoted"] else "refused", "settings": self._job.options,
+            "decision": "promoted" if judgement["promoted"] else "refused", "settings": _settings_of(candidate),
             "packages": {package: package_version(package) for package in PACKAGES},
             "score_threshold": base.score_threshold, "nms_iou": base.nms_iou,
         })  # fmt: skip
@@ -204,7 +206,7 @@ class Stages:
     def _predict_again(self, card: VersionCard) -> None:
         """Tasks without annotations get the new version's boxes in place of the base's. Twice is harmless: admit()."""
         label_map, tools, project_id = self._label_map(), self._tools, self._job.project_id
-        new, old = (_stamp(self._registry.get(ref), label_map) for ref in (card.ref, card.base))
+        new, old = (stamp(self._registry.get(ref), label_map) for ref in (card.ref, card.base))
         config_id = tools.jobs.save_config(tools.label_studio.label_config(project_id), tools.prompt_map)
         tasks = tools.label_studio.unlabeled_tasks(project_id, label_map.image_key)
         while chunk := tuple(islice(tasks, TASKS_A_MESSAGE)):
@@ -234,10 +236,6 @@ class Stages:
         return self._records.is_cancelled(self._job.id)
 
 
-def _stamp(version: ModelVersion, label_map: LabelMap) -> str:
-    return model_version(version.ref, label_map, score_threshold=version.score_threshold, nms_iou=version.nms_iou)
-
-
 def _splits_of(base: ModelVersion) -> dict[int, str]:
     """Task id -> split of the data that the base was trained with: no task ever moves."""
     directory = base.checkpoint.parent
@@ -254,6 +252,12 @@ def _as_version(base: ModelVersion, directory: Path) -> ModelVersion:
 def _as_json(found: object) -> dict[str, object]:
     parts = {"val": getattr(found, "val", None), "general": getattr(found, "general", None)}
     return {name: metrics.to_json() for name, metrics in parts.items() if metrics is not None}
+
+
+def _settings_of(candidate: Path) -> dict[str, object]:
+    """All options that it was trained with, and what came of them."""
+    log = json.loads((candidate / "train.json").read_text(encoding="utf-8"))
+    return {**log["options"], **{name: log[name] for name in ("iterations", "epochs", "seconds", "processes")}}
 
 
 def _counts(dataset: Dataset) -> dict[str, int]:
