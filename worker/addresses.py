@@ -1,168 +1,136 @@
 """Fetches the bytes behind the address a Label Studio task names: upload, URL, data URI, local file, cloud object.
 
-Called by: worker.predict. Must not import: torch, Celery, Pillow.
-Label Studio's own addresses get its token; no other host ever does.
-Example: `fetch(Fetcher(settings, authorize), "/data/upload/1/a.png", task_id=7) -> bytes`
+Called by: worker.predict, worker.image_cache. Must not import: torch, Celery, Pillow.
+Label Studio's own file addresses get its token; no other host and no other path ever does.
+Example: `Fetcher(settings, authorize).fetch("/data/upload/1/a.png", task_id=7) -> bytes`
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
 from urllib.parse import parse_qs, unquote, unquote_to_bytes, urlsplit
 
 import httpx
 
-from contract.errors import (
-    ImageError,
-    ImageForbidden,
-    ImageNotFound,
-    ImageTooLarge,
-    ImageUnavailable,
-    ImageUnreadable,
-)
+from contract.errors import ImageForbidden, ImageTooLarge, ImageUnreadable
 from contract.settings import Settings
+from worker.downloads import Downloader, parse_url
+from worker.hosts import HostRules
+from worker.local_files import read_below
 
 CLOUD_SCHEMES = ("s3", "gs", "azure-blob", "azure_spi", "gcswif", "s3s")  #: Label Studio has the keys
-CONNECT_TIMEOUT_S = 5.0
+#: Where Label Studio serves images. With our token every other path of its API would answer, too.
+FILE_PATHS = ("/data/", "/tasks/", "/projects/", "/storage-data/")
+LONGEST_ENCODING = 3  #: characters of a data: URI that may stand for one byte: %41
+
+Headers = Mapping[str, str]
 
 
-@dataclass(frozen=True)
 class Fetcher:
-    """Where and how to fetch; `authorize()` gives fresh headers for Label Studio, or an empty mapping."""
+    """Where and how to fetch; `authorize()` gives fresh headers for Label Studio, or an empty mapping.
 
-    settings: Settings
-    authorize: Callable[[], Mapping[str, str]]
-    client: httpx.Client = field(default_factory=httpx.Client, repr=False)  #: keeps connections; safe between threads
+    Keeps connections; safe between threads. Raises SettingsError when IMAGE_PRIVATE_HOSTS cannot be read.
+    """
+
+    def __init__(self, settings: Settings, authorize: Callable[[], Headers]) -> None:
+        self.settings = settings
+        self._authorize = authorize
+        self._rules = HostRules.of(settings)
+        self._downloads = Downloader(
+            self._rules, timeout_s=settings.image_timeout_s, limit_bytes=settings.image_limit_bytes
+        )
+
+    def close(self) -> None:
+        """Close its connections; one that lives as long as its process need not."""
+        self._downloads.close()
 
     def fetch(self, address: str, *, task_id: int = 0) -> bytes:
         """The image file behind `address`, at most IMAGE_LIMIT_BYTES, within IMAGE_TIMEOUT_S seconds.
 
         Raises an ImageError that says what is wrong with this address; only ImageUnavailable is worth a retry.
         """
-        scheme = urlsplit(address).scheme.lower()
-        if scheme == "data":
-            return self._limited(_decode_data_uri(address))
-        if scheme in ("http", "https"):
-            return self._fetch_url(address)
-        if scheme in CLOUD_SCHEMES:
-            return self._fetch_cloud(address, task_id)
+        scheme = _scheme(address)
         if scheme == "" and address.startswith("/"):
             return self._fetch_label_studio_path(address)
-        raise ImageForbidden(f"images are not read from {scheme or 'relative'} addresses; use http, https, data, "
-                             "an upload, a local-files address or cloud storage of Label Studio")  # fmt: skip
+        self._rules.check_scheme(scheme)
+        if scheme == "data":
+            return self._decode_data_uri(address)
+        if scheme in CLOUD_SCHEMES:
+            return self._fetch_cloud(address, task_id)
+        return self._fetch_url(address)
 
     def _fetch_url(self, url: str) -> bytes:
-        own = self._label_studio_origin() == _origin(url)
-        path = urlsplit(url)
-        if own or path.path.startswith("/data/local-files/"):
-            local = self._local_path(path.path, path.query)
+        parts = urlsplit(url)
+        if parts.path.startswith("/data/local-files/") or self._rules.is_own(parse_url(url)):
+            local = self._read_local(parts.path, parts.query)
             if local is not None:
-                return self._read_file(local)
-        return self._download(url, self.authorize() if own else {})
+                return local
+        return self._downloads.get(url, self._headers_for(url))
 
     def _fetch_label_studio_path(self, address: str) -> bytes:
-        path = urlsplit(address)
-        local = self._local_path(path.path, path.query)
+        parts = urlsplit(address)
+        local = self._read_local(parts.path, parts.query)
         if local is not None:
-            return self._read_file(local)
-        return self._download(self._require_url() + address, self._require_authorization(address))
+            return local
+        return self._download_own(self._require_url() + address)
 
     def _fetch_cloud(self, address: str, task_id: int) -> bytes:
         encoded = base64.urlsafe_b64encode(address.encode()).decode()
-        url = f"{self._require_url()}/tasks/{task_id}/resolve/?fileuri={encoded}"
-        return self._download(url, self._require_authorization(address))
+        return self._download_own(f"{self._require_url()}/tasks/{task_id}/resolve/?fileuri={encoded}")
 
     # -- Label Studio's files on this machine ----------------------------------------------------------------------
 
-    def _local_path(self, path: str, query: str) -> Path | None:
+    def _read_local(self, path: str, query: str) -> bytes | None:
         """The file on this disk, where LOCAL_FILES_ROOT or LABEL_STUDIO_DATA_DIR says that it is here."""
-        settings = self.settings
+        settings, limit_bytes = self.settings, self.settings.image_limit_bytes
         if path.startswith("/data/local-files/") and settings.local_files_root is not None:
-            return _inside(settings.local_files_root, parse_qs(query).get("d", [""])[0])
+            name = parse_qs(query).get("d", [""])[0]
+            return read_below(settings.local_files_root, name, limit_bytes=limit_bytes)
         if path.startswith("/data/upload/") and settings.label_studio_data_dir is not None:
-            return _inside(settings.label_studio_data_dir / "media" / "upload", unquote(path[len("/data/upload/"):]))
+            root = settings.label_studio_data_dir / "media" / "upload"
+            return read_below(root, unquote(path[len("/data/upload/") :]), limit_bytes=limit_bytes)
         return None
-
-    def _read_file(self, path: Path) -> bytes:
-        try:
-            if path.stat().st_size > self.settings.image_limit_bytes:
-                raise self._too_large()
-            return path.read_bytes()
-        except FileNotFoundError:
-            raise ImageNotFound(f"there is no file {path.name} in the configured directory") from None
-        except OSError as error:
-            raise ImageForbidden(f"{path.name} cannot be read: {error.strerror}") from None
 
     # -- over HTTP ---------------------------------------------------------------------------------------------------
 
-    def _download(self, url: str, headers: Mapping[str, str]) -> bytes:
-        end = time.monotonic() + self.settings.image_timeout_s
-        timeout = httpx.Timeout(self.settings.image_timeout_s, connect=CONNECT_TIMEOUT_S)
-        try:
-            with self.client.stream("GET", url, headers=headers, timeout=timeout, follow_redirects=True) as response:
-                _check_status(response)
-                return self._read_body(response, end)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise ImageUnavailable(f"{_origin(url)} did not deliver the image: {type(error).__name__}") from None
+    def _download_own(self, url: str) -> bytes:
+        if self._is_own_file(parse_url(url)) and not self._authorize():
+            raise ImageForbidden("the image lies in Label Studio, which asks for a token: set LABEL_STUDIO_API_KEY")
+        return self._downloads.get(url, self._headers_for(url))
 
-    def _read_body(self, response: httpx.Response, end: float) -> bytes:
-        """Read as the bytes arrive (no fixed chunk, which a dripping server would never fill), watching both limits."""
-        body = bytearray()
-        for chunk in response.iter_bytes():
-            body += chunk
-            if len(body) > self.settings.image_limit_bytes:
-                raise self._too_large()
-            if time.monotonic() > end:
-                limit_s = self.settings.image_timeout_s
-                raise ImageUnavailable(f"the image took longer than IMAGE_TIMEOUT_S={limit_s:g} seconds to arrive")
-        return bytes(body)
+    def _headers_for(self, address: str) -> Callable[[httpx.URL], Headers]:
+        """The token for Label Studio's files, if the task itself names Label Studio and not a host that redirects."""
+        named_own = self._rules.is_own(parse_url(address))
+        return lambda url: self._authorize() if named_own and self._is_own_file(url) else {}
+
+    def _is_own_file(self, url: httpx.URL) -> bool:
+        if not self._rules.is_own(url):
+            return False
+        path = url.path.removeprefix(httpx.URL(self.settings.label_studio_url).path.rstrip("/"))
+        return path.startswith(FILE_PATHS) and ".." not in path.split("/")
 
     # -- small checks ------------------------------------------------------------------------------------------------
 
-    def _limited(self, data: bytes) -> bytes:
-        if len(data) > self.settings.image_limit_bytes:
-            raise self._too_large()
+    def _decode_data_uri(self, address: str) -> bytes:
+        limit_bytes = self.settings.image_limit_bytes
+        header, comma, body = address.partition(",")
+        if not comma:
+            raise ImageUnreadable("the data: URI has no comma between its type and its data")
+        too_large = len(body) > LONGEST_ENCODING * limit_bytes  # known before it is decoded
+        data = b"" if too_large else _decode(header, body)
+        if too_large or len(data) > limit_bytes:
+            raise ImageTooLarge(f"the file is larger than IMAGE_LIMIT_BYTES={limit_bytes}")
         return data
-
-    def _too_large(self) -> ImageError:
-        return ImageTooLarge(f"the file is larger than IMAGE_LIMIT_BYTES={self.settings.image_limit_bytes}")
-
-    def _label_studio_origin(self) -> str | None:
-        return _origin(self.settings.label_studio_url) if self.settings.label_studio_url else None
 
     def _require_url(self) -> str:
         if not self.settings.label_studio_url:
             raise ImageForbidden("the image lies in Label Studio: set LABEL_STUDIO_URL, so that it can be fetched")
         return self.settings.label_studio_url
 
-    def _require_authorization(self, address: str) -> Mapping[str, str]:
-        headers = self.authorize()
-        if not headers:
-            raise ImageForbidden("the image lies in Label Studio, which asks for a token: set LABEL_STUDIO_API_KEY")
-        return headers
 
-
-def _check_status(response: httpx.Response) -> None:
-    status, where = response.status_code, _origin(str(response.url))
-    if status in (401, 403):
-        raise ImageForbidden(f"{where} denies access to the image ({status}); check the token and its rights")
-    if status in (404, 410):
-        raise ImageNotFound(f"{where} has no such image ({status})")
-    if status == 429 or status >= 500:
-        raise ImageUnavailable(f"{where} answered {status}")
-    if status >= 400:
-        raise ImageForbidden(f"{where} answered {status}")
-
-
-def _decode_data_uri(address: str) -> bytes:
-    header, comma, body = address.partition(",")
-    if not comma:
-        raise ImageUnreadable("the data: URI has no comma between its type and its data")
+def _decode(header: str, body: str) -> bytes:
     try:
         if header.lower().endswith(";base64"):
             return base64.b64decode(unquote(body), validate=True)
@@ -171,14 +139,8 @@ def _decode_data_uri(address: str) -> bytes:
         raise ImageUnreadable("the data: URI is not valid base64") from None
 
 
-def _inside(root: Path, relative: str) -> Path:
-    """The path below root, or ImageForbidden: neither `..` nor a symbolic link leads out of it."""
-    resolved = (root / relative.lstrip("/")).resolve()
-    if not relative or not resolved.is_relative_to(root.resolve()):
-        raise ImageForbidden("the file lies outside the configured directory")
-    return resolved
-
-
-def _origin(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}".lower()
+def _scheme(address: str) -> str:
+    try:
+        return urlsplit(address).scheme.lower()
+    except ValueError as error:  # [::1 without its bracket
+        raise ImageForbidden("the image's address cannot be read as a URL") from error

@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-import httpx
 import ijson
 
 from contract.errors import ImageError, JobCancelled, LabelStudioError, TrainingDataError
@@ -69,8 +68,7 @@ def export_dataset(
     raw = out_dir / "annotations.json"
     total = download_snapshot(client, project_id, raw, deadline_s=deadline_s, cancelled=cancelled)
     labels = read_project_labels(label_map)
-    with httpx.Client() as http:
-        fetcher = Fetcher(settings, client.authorization, http)
+    with closing(Fetcher(settings, client.authorization)) as fetcher:
         cache = ImageCache(image_dir or settings.local_model_dir / ".images", fetcher)
         read_task = TaskReader(labels, label_map.image_key, cache).read
         gathered = _gather(read_tasks(raw, read_task, cancelled), say, total)

@@ -68,7 +68,8 @@ def label_studio(serve):
 
 def fetcher(label_studio=None, *, authorize=lambda: TOKEN, **settings):
     url = {"LABEL_STUDIO_URL": label_studio.url} if label_studio else {}
-    return Fetcher(read_settings({**url, "IMAGE_LIMIT_BYTES": "2000", **settings}), authorize)
+    loopback = {"IMAGE_PRIVATE_HOSTS": "127.0.0.1 localhost"}
+    return Fetcher(read_settings({**url, **loopback, "IMAGE_LIMIT_BYTES": "2000", **settings}), authorize)
 
 
 def test_an_upload_is_fetched_from_label_studio_with_its_token(label_studio):
