@@ -39,13 +39,15 @@ def list_models(project_id: int | None, as_json: bool, **flags: Any) -> None:
 
 @models.command("show")
 @click.argument("ref")
+@click.option("--pictures", "pictures_dir", type=click.Path(path_type=Path, file_okay=False),
+              help="Put its pictures there: the loss, and precision over recall before and after")  # fmt: skip
 @json_option
 @_REGISTRY
-def show_model(ref: str, as_json: bool, **flags: Any) -> None:
-    """The card of one version: from what it was made, how it was measured, how it is used."""
+def show_model(ref: str, pictures_dir: Path | None, as_json: bool, **flags: Any) -> None:
+    """The card of one version: from what it was made, how it was measured before and after, how it is used."""
     from groundcrew import models_command as command
 
-    print_found(command.show_model(read_settings(**flags), ref), as_json, command.print_model)
+    print_found(command.show_model(read_settings(**flags), ref, pictures_dir), as_json, command.print_model)
 
 
 @models.command("promote")

@@ -7,6 +7,7 @@ Example: `list_models(settings, project_id=3)` -> [{"ref": "tiny-shapes-p3-1", "
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,21 +22,50 @@ from contract.settings import Settings
 
 Json = dict[str, Any]
 
+PICTURES = {"loss": "loss.png", "precision-recall": "pr.png"}  #: what it shows -> file of a version
+PARTS = {"val": "on val", "general": "on the base's own held-out images"}  #: of a card's metrics
+
 
 def list_models(settings: Settings, project_id: int | None) -> list[Json]:
     """The base and all versions, oldest first; with a project its own only."""
     return [_as_row(listed) for listed in Registry(settings).list(project_id)]
 
 
-def show_model(settings: Settings, ref: str) -> Json:
-    """The card, and where the files are. Raises UnknownVersion."""
+def show_model(settings: Settings, ref: str, pictures_dir: Path | None = None) -> Json:
+    """The card, and where the files are.
+
+    Args:
+        pictures_dir: where to put copies of its pictures; they are fetched first where MODEL_DIR is a URL.
+
+    Raises:
+        UnknownVersion; with pictures_dir also SettingsError, CheckpointRefused, RegistryError.
+    """
     registry = Registry(settings)
-    version = registry.get(ref)
-    files = {"config": version.config, "checkpoint": str(version.checkpoint)}
+    version = registry.get(ref) if pictures_dir is None else registry.fetch(ref)
+    folder = version.checkpoint.parent
+    pictures = find_pictures(folder) if pictures_dir is None else copy_pictures(ref, folder, pictures_dir)
+    files = {"config": version.config, "checkpoint": str(version.checkpoint), "pictures": pictures}
     if ref == registry.base.ref:
         return {"ref": ref, "name": version.name, "version": version.version,
                 "score_threshold": version.score_threshold, "nms_iou": version.nms_iou, **files}  # fmt: skip
     return {"ref": ref, **registry.card(ref).model_dump(mode="json"), **files}
+
+
+def find_pictures(folder: Path) -> dict[str, str]:
+    """What a picture shows -> where it is, of those that are on this machine."""
+    return {name: str(folder / file) for name, file in PICTURES.items() if (folder / file).exists()}
+
+
+def copy_pictures(ref: str, folder: Path, target: Path) -> dict[str, str]:
+    """The same, as copies in `target` under names that tell versions apart. Raises SettingsError."""
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        copies = {name: target / f"{ref}-{name}.png" for name in find_pictures(folder)}
+        for name, copy in copies.items():
+            shutil.copyfile(folder / PICTURES[name], copy)
+    except OSError as error:
+        raise SettingsError(f"--pictures: {target} cannot be written: {error.strerror}") from None
+    return {name: str(copy) for name, copy in copies.items()}
 
 
 def promote_model(settings: Settings, ref: str, project_id: int | None) -> str:
@@ -115,12 +145,39 @@ def print_models(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def print_model(found: Mapping[str, Any]) -> None:
-    """What show_model found, as a table without what is empty."""
+    """What show_model found, as tables without what is empty: the measurements by themselves."""
+    console = Console(highlight=False)
     table = Table(show_header=False, title=_plain(found["ref"]), title_justify="left")
     for name, value in found.items():
-        if value not in ("", None, {}):
-            table.add_row(name, _plain(value))
-    Console(highlight=False).print(table)
+        if name != "metrics" and value not in ("", None, {}, []):
+            table.add_row(name, _plain(_in_lines(value)))
+    console.print(table)
+    if found.get("metrics"):
+        console.print(_metrics_table(found["metrics"]))
+
+
+def _in_lines(value: object) -> object:
+    if isinstance(value, Mapping):
+        return "\n".join(f"{name}: {one}" for name, one in value.items())
+    return "\n".join(map(str, value)) if isinstance(value, list) else value
+
+
+def _metrics_table(metrics: Mapping[str, Any]) -> Table:
+    table = Table("Measured", "Before", "After", title="Before and after, with the same prompts", title_justify="left")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    before, after = metrics.get("base", {}), metrics.get("candidate", {})
+    for part, where in PARTS.items():
+        for name, title in (("map", "mAP"), ("ap50", "AP50")):
+            table.add_row(f"{title} {where}", *(_figure(one.get(part, {}).get(name)) for one in (before, after)))
+    per_class = [one.get("val", {}).get("per_class_ap", {}) for one in (before, after)]
+    for label in dict.fromkeys([*per_class[0], *per_class[1]]):
+        table.add_row(_plain(f'AP of "{label}" on val'), *(_figure(one.get(label)) for one in per_class))
+    return table
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
 
 
 def _gain(row: Mapping[str, Any]) -> str:

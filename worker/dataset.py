@@ -26,6 +26,7 @@ from worker.splits import SPLITS, Split
 
 FILE_NAME = "dataset.json"
 MOST_REMARKS = 3  #: about labels
+NOT_LEARNED = "no box of"  #: how the gravest warnings begin
 Json = dict[str, object]
 
 
@@ -153,9 +154,10 @@ class Dataset:
             f"{len(self.skipped)} of {total} annotated tasks were left out, {count} of them because: {reason}"
             for reason, count in reasons
         ]
-        more = len(self.warnings) - MOST_REMARKS
+        warnings = sorted(self.warnings, key=lambda sentence: not sentence.startswith(NOT_LEARNED))
+        more = len(warnings) - MOST_REMARKS
         others = [f"{more} more labels lack boxes to learn from, or to measure with"] if more > 0 else []
-        return [*left_out, *self.warnings[:MOST_REMARKS], *others]
+        return [*left_out, *warnings[:MOST_REMARKS], *others]
 
     @cached_property
     def sha256(self) -> str:
@@ -250,7 +252,7 @@ def _by_split(splits: Iterable[Split]) -> dict[str, int]:
 
 def _warning(name: str, splits: list[Split]) -> str | None:
     if not splits:
-        return f'no box of "{name}": it is not learned; annotate images that show it'
+        return f'{NOT_LEARNED} "{name}": it is not learned; annotate images that show it'
     if splits == ["train"]:
         return f'"{name}" is learned but not measured: annotate more images that show it'
     if splits == ["val"]:

@@ -218,13 +218,18 @@ def _to_xywh(xyxy_px: NDArray[np.floating]) -> list[list[float]]:
 
 
 def draw_precision_recall(path: Path, metrics: Mapping[str, Metrics]) -> None:
-    """Mean precision over recall at IoU 0.5, a curve for each model, as a PNG."""
+    """Mean precision over recall at IoU 0.5 on the same images, a curve for each model, as a PNG."""
     from matplotlib.figure import Figure  # not pyplot: it would look for a screen
 
-    figure = Figure(figsize=(4.8, 4.2), layout="constrained")
+    figure = Figure(figsize=(6.4, 4.8), layout="constrained")
     axes = figure.subplots()
     for name, one in metrics.items():
-        axes.plot(RECALLS, one.precision50, label=f"{name} (AP50 {one.ap50:.3f})")
-    axes.set(xlabel="recall", ylabel="precision at IoU 0.5", xlim=(0, 1), ylim=(0, 1.02), title="Val split")
-    axes.legend(loc="lower left")
+        axes.plot(RECALLS, one.precision50, label=f"{name}: AP50 {one.ap50:.3f}, mAP {one.map:.3f}")
+    measured = next(iter(metrics.values()))
+    title = f"Precision and recall on the {measured.images} val images ({measured.boxes} boxes)"
+    axes.set(title=title, xlim=(0, 1), ylim=(0, 1.02))
+    axes.set_xlabel("recall (part of the annotated boxes that is found)")
+    axes.set_ylabel("precision (part of the found boxes that is right)")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower left", title="mean over the labels; right is IoU 0.5 or more")
     figure.savefig(path, dpi=120)

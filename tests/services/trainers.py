@@ -19,7 +19,7 @@ from tests.services.machine import REPOSITORY
 QUICK = {"iterations": 2, "least_iterations": 1, "validations": 1}  #: for a fine-tune that shall only end
 TRAINER = (sys.executable, "-m", "tests.fakes.dying_trainer")
 
-Relabel = Callable[[str], str]
+Relabel = Callable[[int, str], str]  #: of a task and a label
 
 
 def as_region(box: LabelledBox, size_px: tuple[int, int], label: str) -> dict:
@@ -32,15 +32,26 @@ def as_region(box: LabelledBox, size_px: tuple[int, int], label: str) -> dict:
             "original_height": height_px, "image_rotation": 0, "value": value}  # fmt: skip
 
 
-def annotate(label_studio: LabelStudioClient, project: int, images: Sequence[DemoImage],
-             relabel: Relabel = lambda label: label, broken: Sequence[ImageFile] = ()) -> None:  # fmt: skip
-    """Uploads the images and submits what was drawn in them; each broken file gets the boxes of the first image."""
+def upload(label_studio: LabelStudioClient, project: int, images: Sequence[DemoImage],
+           broken: Sequence[ImageFile] = ()) -> dict[int, DemoImage]:  # fmt: skip
+    """Task id -> what is drawn in it; a broken file counts as the first image."""
     drawn = {image.file.name: image for image in images}
     label_studio.upload_images(project, [*(image.file for image in images), *broken])
-    for task, name in label_studio.image_names(project).items():
-        image = drawn.get(name, images[0])
-        regions = [as_region(box, image.picture.size, relabel(box.label)) for box in image.boxes]
+    return {task: drawn.get(name, images[0]) for task, name in label_studio.image_names(project).items()}
+
+
+def submit(label_studio: LabelStudioClient, tasks: Mapping[int, DemoImage],
+           relabel: Relabel = lambda task, label: label) -> None:  # fmt: skip
+    """An annotation for each task, with all that is drawn in it, under the labels that `relabel` gives."""
+    for task, image in tasks.items():
+        regions = [as_region(box, image.picture.size, relabel(task, box.label)) for box in image.boxes]
         label_studio.annotate(task, regions)
+
+
+def annotate(label_studio: LabelStudioClient, project: int, images: Sequence[DemoImage],
+             broken: Sequence[ImageFile] = ()) -> None:  # fmt: skip
+    """Uploads the images and submits what was drawn in them."""
+    submit(label_studio, upload(label_studio, project, images, broken))
 
 
 def ask_for(records: FinetuneRecords, project: int, base: str = "", **options: str | float) -> FinetuneJob:

@@ -11,7 +11,12 @@ from contract.settings import read_settings
 from groundcrew.cli import cli
 from tests.fakes.versions import card, version_files
 
-METRICS = {"base": {"val": {"map": 0.31}}, "candidate": {"val": {"map": 0.62}, "general": {"map": 0.9}}}
+METRICS = {
+    "base": {"val": {"map": 0.31}},
+    "candidate": {
+        "val": {"map": 0.62, "ap50": 0.8, "per_class_ap": {"red kite": 0.7}}, "general": {"map": 0.9, "ap50": 0.95},
+    },
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -49,6 +54,30 @@ def test_show_prints_the_card(models):
     assert (shown["metrics"], shown["base"]) == (METRICS, "tiny-shapes-1")
     assert "mAP rose" in models("show", "tiny-shapes-p3-1")
     assert json.loads(models("show", "tiny-shapes-1", "--json"))["score_threshold"] > 0
+
+
+def test_show_sets_the_measurements_side_by_side(models):
+    said = models("show", "tiny-shapes-p3-1")
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.splitlines()]
+    assert ["mAP on val", "0.310", "0.620"] in rows
+    assert ['AP of "red kite" on val', "", "0.700"] in rows
+    assert ["AP50 on the base's own held-out images", "", "0.950"] in rows
+
+
+def test_show_says_where_the_pictures_are_and_copies_them(models, tmp_path):
+    folder = tmp_path / "models" / "versions" / "tiny-shapes-p3-1"
+    assert json.loads(models("show", "tiny-shapes-p3-1", "--json"))["pictures"] == {"loss": str(folder / "loss.png")}
+    target = tmp_path / "new" / "pictures"
+    shown = json.loads(models("show", "tiny-shapes-p3-1", "--json", "--pictures", str(target)))
+    assert shown["pictures"] == {"loss": str(target / "tiny-shapes-p3-1-loss.png")}
+    assert (target / "tiny-shapes-p3-1-loss.png").read_text() == "picture"
+    assert str(target) in models("show", "tiny-shapes-p3-1", "--pictures", str(target)).replace("\n", "")
+
+
+def test_a_folder_for_pictures_that_cannot_be_made_is_named(models, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(GroundcrewError, match=r"--pictures: .*file.* cannot be written: Not a directory"):
+        models("show", "tiny-shapes-p3-1", "--pictures", str(tmp_path / "file" / "below"))
 
 
 def test_promote_and_rollback(models, registry):

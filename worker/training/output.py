@@ -25,6 +25,7 @@ from torch import Tensor
 from worker.replay import REPLAY_FILE
 from worker.training.options import RECIPE_FILE
 
+FEW = 30  #: updates that are shown as points too
 INFERENCE_SECTIONS = ("default_scope", "model", "test_pipeline", "test_dataloader", "visualizer")
 BERT_PATTERNS = ("*.json", "vocab.txt")
 BERT_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -110,11 +111,16 @@ def draw_losses(path: Path, losses: Sequence[tuple[int, float]]) -> None:
     """The loss over the iterations, and its mean over about twenty of them."""
     from matplotlib.figure import Figure  # not pyplot: it would look for a screen
 
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.subplots()
-    axes.plot([entry[0] for entry in losses], [entry[1] for entry in losses], color="0.8", linewidth=0.8)
-    axes.plot([entry[0] for entry in losses], smooth([entry[1] for entry in losses]), color="tab:blue")
-    axes.set(xlabel="iteration", ylabel="loss", title="Loss while training")
+    iterations, values = [entry[0] for entry in losses], [entry[1] for entry in losses]
+    marker = "." if len(losses) < FEW else ""  # one or two updates make no line
+    axes.plot(iterations, values, color="0.75", linewidth=0.8, marker=marker, label="each update")
+    axes.plot(iterations, smooth(values), color="tab:blue", label="moving mean (about 20 updates)")
+    axes.set(xlabel="iteration (updates of the weights)", ylabel="loss (sum of all terms, no unit)", ylim=(0, None),
+             title="Loss on the images to learn from")  # fmt: skip
+    axes.grid(alpha=0.3)
+    axes.legend()
     figure.savefig(path, dpi=120)
 
 
