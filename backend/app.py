@@ -23,6 +23,7 @@ from backend.payloads import LIMIT_BYTES
 from backend.routes import Routes
 from backend.watch import Watch
 from contract.errors import BrokerUnavailable, GroundcrewError, Unauthorized
+from contract.logs import begin_facts
 from contract.meters import REQUESTS
 from contract.settings import Settings
 
@@ -55,6 +56,7 @@ def _begin() -> None:
     given = request.headers.get("X-Request-ID", "")
     g.request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
     g.began_s = time.monotonic()
+    begin_facts(request=g.request_id)
 
 
 def _end(response: Response) -> Response:

@@ -35,12 +35,14 @@ from contract.jobs import (
     job_id,
     new_run,
 )
+from contract.logs import about, facts_of
 from contract.lookup import JobLookup
 from contract.projects import ProjectFacts, Projects
 from contract.prompts import InteractivePrompt
 from contract.results import Results
 from contract.settings import Settings
 from contract.status import OPEN, JobRecords
+from contract.traces import span
 
 log = logging.getLogger(__name__)
 
@@ -268,8 +270,13 @@ class Dispatcher:
         return late
 
     def _send(self, *jobs: Job) -> None:
-        if jobs:
+        if not jobs:
+            return
+        with span("groundcrew.send", {"project": jobs[0].project_id, "jobs": len(jobs)}):
             send(self._app, jobs, shards=self._settings.queue_shards)
+        for job in jobs:
+            with about(**facts_of(job)):
+                log.info("sent %s", job.name)
 
     @contextmanager
     def _seat(self) -> Iterator[bool]:

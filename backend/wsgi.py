@@ -7,11 +7,12 @@ Example: gunicorn backend.wsgi:application --bind 127.0.0.1:9090 --worker-class 
 
 from __future__ import annotations
 
-import logging
-
 from backend.app import create_app
+from contract.logs import configure_logs
 from contract.settings import read_settings
+from contract.traces import configure_traces
 
 _settings = read_settings()
-logging.basicConfig(level=_settings.log_level, format="%(asctime)s %(levelname)s api %(message)s")
+configure_logs(_settings, "api")
+configure_traces(_settings, "api")
 application = create_app(_settings)

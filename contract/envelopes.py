@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import json
 import secrets
+import time
 from datetime import UTC, datetime
 from typing import NamedTuple
 
 from contract.jobs import CompareJob, ExpandJob, Job, PredictJob, WriteBackJob, new_run
+from contract.logs import current_request
+from contract.traces import traceparent
 
 
 class Envelope(NamedTuple):
@@ -43,7 +46,9 @@ def _headers(job: Job) -> dict[str, str]:
     headers = {"lang": "py", "task": job.name, "id": message_id(job), "kwargsrepr": describe(job)}
     if isinstance(job, PredictJob) and job.expires_at_s is not None:
         headers["expires"] = datetime.fromtimestamp(job.expires_at_s, UTC).isoformat()
-    return headers
+    # ours, which Celery hands on: how old it is, which HTTP request it is for, which span sent it
+    found = {"sent_at_s": f"{time.time():.3f}", "request_id": current_request(), "traceparent": traceparent()}
+    return headers | {name: value for name, value in found.items() if value}
 
 
 def _body(job: Job) -> str:

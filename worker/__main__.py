@@ -11,7 +11,9 @@ import sys
 from collections.abc import Callable, Mapping
 
 from contract.errors import GroundcrewError
+from contract.logs import configure_logs
 from contract.settings import Settings, read_settings
+from contract.traces import configure_traces
 from worker.app import run_predict, run_train, run_write
 
 CANNOT_START_EXIT_CODE = 78  #: EX_CONFIG: starting again would not help
@@ -25,7 +27,8 @@ def main(arguments: list[str], roles: Mapping[str, Callable[[Settings], None]] =
         return 2
     try:
         settings = read_settings()
-        logging.basicConfig(level=settings.log_level, format=f"%(asctime)s {arguments[0]:<7} %(levelname)s %(message)s")
+        configure_logs(settings, arguments[0])
+        configure_traces(settings, arguments[0])
         logging.getLogger("celery").setLevel("WARNING")  # two lines a job otherwise; ours say more
         logging.getLogger("httpx").setLevel("WARNING")
         roles[arguments[0]](settings)
