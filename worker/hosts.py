@@ -26,7 +26,7 @@ _NUMBER_LIKE = re.compile(r"(\d+|0x[0-9a-f]*)\.?")  #: as a last label: 21307064
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-#: Public by Python's tables, but answered inside a cloud: Oracle's metadata (RFC 6890's 192.0.0.0/24), Azure's WireServer
+#: Public by Python's tables, but answered inside a cloud: Oracle's metadata (192.0.0.0/24), Azure's WireServer
 _CLOUD_INTERNAL = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "168.63.129.16/32")))
 #: IPv6 networks whose last four bytes are an IPv4 address: translated (RFC 6052, 8215), compatible (RFC 4291), and
 #: stateless translation (RFC 2765)

@@ -2,7 +2,7 @@
 
 Called by `mmgdino.load`, and by training and tests that build the same model.
 Must not import backend, groundcrew or other detectors. A config file is code that runs when it is read: only the
-operator's own path and the files of mmdet's wheel are ever read; no name that came over the network may reach here.
+operator's own path and the files of our and mmdet's wheels run; what lies in a model registry is read as data.
 Example: `prepare_for_inference(read_config(find_config("grounding_dino_swin-t_pretrain_obj365")), Path("bert"))`.
 """
 
@@ -16,6 +16,9 @@ from pathlib import Path
 from mmengine.config import Config, ConfigDict
 
 from contract.errors import ConfigError, LangModelMissing
+from contract.publish import CARD
+from contract.registry import ZOO
+from worker.detectors.config_data import read_version_config
 
 #: Folders of mmdet's wheel whose configs build `GroundingDINO`; the first wins where both hold a name.
 FAMILIES = ("mm_grounding_dino", "grounding_dino")
@@ -55,19 +58,28 @@ def list_shipped_configs() -> dict[str, Path]:
 
 
 def read_config(path: Path) -> Config:
-    """Run the config file.
+    """Run the operator's config file, or read that of a published version without running it.
 
     Raises:
         ConfigError: it fails, or describes another detector than `GroundingDINO`.
     """
-    try:
-        config = Config.fromfile(path)
-    except Exception as error:  # the file is a program of the operator's: it can fail in any way
-        raise ConfigError(f"CONFIG_FILE {path} cannot be read: {type(error).__name__}: {error}") from error
+    config = read_version_config(path) if _is_published(path) else _run_config(path)
     detector = config.get("model", {}).get("type", "none")
     if str(detector).rpartition(".")[2] != "GroundingDINO":
         raise ConfigError(f"CONFIG_FILE {path} describes the model {detector!r}; only 'GroundingDINO' can be served.")
     return config
+
+
+def _run_config(path: Path) -> Config:
+    try:
+        return Config.fromfile(path)
+    except Exception as error:  # the file is a program of the operator's: it can fail in any way
+        raise ConfigError(f"CONFIG_FILE {path} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _is_published(path: Path) -> bool:
+    """Every version of a registry has its card beside the config; the zoo ships with this package."""
+    return (path.parent / CARD).exists() and ZOO not in path.resolve().parents
 
 
 def prepare_for_inference(config: Config, lang_model: Path | None) -> Config:
