@@ -84,6 +84,8 @@ class Delayed:
 def _id(job: Job) -> str:
     if isinstance(job, PredictJob | WriteBackJob):
         return message_id(job)
+    if isinstance(job, FinetuneJob):
+        return job.id
     return hashlib.sha256(dump_message(job).encode()).hexdigest()[:16]
 
 

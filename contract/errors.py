@@ -29,6 +29,8 @@ GroundcrewError
 |-- TrainingDataError (422)       the project's annotations do not make a training
 |-- PredictionFailed (502)        someone waits for boxes, but they could not be found
 |-- PredictionLate (504, retry)   someone waited for boxes, but no worker found them in time
+|-- Poison                        the job has killed its worker three times while it ran alone
+|-- BadMessage                    a message in a queue cannot be understood
 |-- JobExpired                    whoever asked has stopped waiting
 `-- JobCancelled                  the task was deleted, or someone cancelled the job
 """
@@ -269,6 +271,18 @@ class PredictionLate(GroundcrewError):
     code = "prediction_late"
     http_status = 504
     retry = True
+
+
+class Poison(GroundcrewError):
+    """The job has killed its worker three times while it ran alone: look at its image, then replay it or drop it."""
+
+    code = "poison"
+
+
+class BadMessage(GroundcrewError):
+    """A message in a queue cannot be understood."""
+
+    code = "bad_message"
 
 
 class JobExpired(GroundcrewError):

@@ -30,14 +30,31 @@ def alive(client: redis.Redis) -> list[dict[str, object]]:
     return [json.loads(body) for body in bodies if body is not None]
 
 
+def held(client: redis.Redis) -> set[str]:
+    """Delivery tags of the messages that living processes have in hand."""
+    names = [str(name) for name in client.zrange(INDEX, time.time() - TTL_S, "inf", byscore=True)]
+    bodies = client.mget([_held(name) for name in names]) if names else []
+    return {tag for body in bodies if body is not None for tag in json.loads(body)}
+
+
+def _held(name: str) -> str:
+    return f"gc:held:{name}"
+
+
+def _nothing() -> list[str]:
+    return []
+
+
 class Heartbeat:
     """A thread that says `facts()` in Redis until stop(); the record goes at once on stop, by itself after a crash.
 
+    `holds()` names the messages in its hands, so that those of a dead process can be told from those of a busy one.
     With each beat, and with the last one, goes what the process has counted (contract.meters).
     """
 
-    def __init__(self, client: redis.Redis, name: str, facts: Callable[[], Mapping[str, object]]) -> None:
-        self._redis, self._name, self._facts = client, name, facts
+    def __init__(self, client: redis.Redis, name: str, facts: Callable[[], Mapping[str, object]],
+                 holds: Callable[[], list[str]] = _nothing) -> None:  # fmt: skip
+        self._redis, self._name, self._facts, self._holds = client, name, facts, holds
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="heartbeat", daemon=True)
 
@@ -48,12 +65,13 @@ class Heartbeat:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
-        self._redis.delete(f"gc:alive:{self._name}")
+        self._redis.delete(f"gc:alive:{self._name}", _held(self._name))
         TALLY.push(self._redis)
 
     def _beat(self) -> None:
         with self._redis.pipeline() as pipe:
             pipe.set(f"gc:alive:{self._name}", self._body(), ex=TTL_S)
+            pipe.set(_held(self._name), json.dumps(self._holds()), ex=TTL_S)
             pipe.zadd(INDEX, {self._name: time.time()})
             pipe.zremrangebyscore(INDEX, "-inf", time.time() - 100 * TTL_S)
             pipe.execute()
@@ -68,5 +86,7 @@ class Heartbeat:
                 self._beat()
             except redis.RedisError as error:
                 log.debug("no heartbeat: %s", error)
+            except Exception:  # without a beat its work is given to others, so it has to go on whatever a fact says
+                log.exception("no heartbeat")
             if self._stop.wait(BEAT_EVERY_S):
                 return

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import redis
 
+from contract.dead_letters import DeadLetters
 from contract.errors import GroundcrewError, UnknownJob
 from contract.jobs import PredictJob
 
@@ -90,6 +91,7 @@ class JobRecords:
     def __init__(self, client: redis.Redis, *, failed_memory_s: int) -> None:
         self._redis = client
         self._failed_memory_s = failed_memory_s
+        self.dead = DeadLetters(client)
         self._admit = client.register_script(_ADMIT)
         self._move_script = client.register_script(_MOVE)
         self._count_death = client.register_script(_COUNT_DEATH)
@@ -217,10 +219,18 @@ class JobRecords:
         found = {str(k): int(v) for k, v in self._redis.hgetall(_counts(project_id)).items()}
         return {state: found.get(state, 0) for state in STATES}
 
-    def recent_failures(self, project_id: int, limit: int = 50) -> list[dict[str, object]]:
+    def recent_failures(self, project_id: int, limit: int = 50, *, first: int = 0) -> list[dict[str, object]]:
         """The latest failed jobs, newest first, each as get() gives it."""
-        ids = self._redis.zrevrange(_failed(project_id), 0, limit - 1)
+        ids = self._redis.zrevrange(_failed(project_id), first, first + limit - 1)
         return self._get_many([str(job_id) for job_id in ids])
+
+    def recent_failures_many(self, project_ids: Sequence[int], limit: int) -> list[dict[str, object]]:
+        """recent_failures() of several projects, in two round trips."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            for project_id in project_ids:
+                pipe.zrevrange(_failed(project_id), 0, limit - 1)
+            found = pipe.execute()
+        return self._get_many([str(job_id) for ids in found for job_id in ids])
 
     def open_runs(self, *, untouched_for_s: float = 0, limit: int = 1_000_000) -> list[str]:
         """"<job id>.<run>" of jobs that are queued, running or writing, oldest change first."""

@@ -36,9 +36,11 @@ from contract.settings import Settings
 from contract.status import JobRecords
 from worker.addresses import Fetcher
 from worker.compare import Comparer
+from worker.deafness import Ears
 from worker.detectors.base import Detector
 from worker.finetune import Finetuner
 from worker.gpu_lease import lease_gpu
+from worker.holdings import delivery_tags
 from worker.labelstudio import LabelStudio
 from worker.models import Models, load_mmgdino
 from worker.pace import Pace
@@ -140,12 +142,14 @@ def _consume(app: Celery, client: redis.Redis, queues: list[str], threads: int, 
                         without_gossip=True, without_mingle=True, quiet=True)  # fmt: skip
     pace = Pace(lambda: TALLY.total(IMAGES.name))
     about = {"host": socket.gethostname(), "pid": os.getpid(), **facts}
-    heartbeat = Heartbeat(client, name, lambda: {**about, "images_per_s": round(pace.look(), 2), **vitals()})
+    heartbeat = Heartbeat(client, name, lambda: {**about, "images_per_s": round(pace.look(), 2), **vitals()},
+                          holds=delivery_tags)  # fmt: skip
 
     def on_ready(sender: object, **_: object) -> None:
         if getattr(sender, "hostname", name) == name:
             log.info("%s is ready, consuming %s", name, ", ".join(queues))
             heartbeat.start()
+            Ears(client, name, queues, slots=threads, leave=_leave_stuck).start()
 
     worker_ready.connect(on_ready, weak=False)
     try:
@@ -160,19 +164,28 @@ def _start_urgent_consumer(crew: Crew, settings: Settings) -> threading.Thread:
     It has a Celery app of its own, because the queues to consume are a property of the app. Celery's event loop is one
     a process and belongs to the main consumer; this one polls (use_eventloop=False).
     """
-    app = make_celery(settings)
+    app, name = make_celery(settings), _name("urgent")
     register(replace(crew, app=app))
     worker = WorkController(app=app, queues=[INTERACTIVE_QUEUE], pool_cls="threads", use_eventloop=False,
-                            concurrency=settings.interactive_threads, hostname=_name("urgent"),
+                            concurrency=settings.interactive_threads, hostname=name,
                             without_gossip=True, without_mingle=True)  # fmt: skip
+    ears = Ears(connect_redis(settings), name, [INTERACTIVE_QUEUE], slots=settings.interactive_threads,
+                leave=_leave_stuck)  # fmt: skip
     thread = threading.Thread(target=worker.start, name="urgent-consumer", daemon=True)
     thread.start()
+    ears.start()
     return thread
 
 
 def _leave() -> None:
     """What SIGTERM does: running jobs finish, waiting ones go back, and the supervisor starts a fresh process."""
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _leave_stuck() -> None:
+    """At once, since what hangs cannot be asked to finish; its messages go back to their queues."""
+    sys.stderr.flush()
+    os._exit(STUCK_EXIT_CODE)
 
 
 def _watch(models: Models, settings: Settings) -> None:
@@ -182,8 +195,7 @@ def _watch(models: Models, settings: Settings) -> None:
         while not _PAUSE.wait(WATCH_EVERY_S):
             if models.batcher.busy_for_s() > settings.detect_timeout_s:
                 log.critical("detector silent for over DETECT_TIMEOUT_S=%g seconds; leaving", settings.detect_timeout_s)
-                sys.stderr.flush()
-                os._exit(STUCK_EXIT_CODE)
+                _leave_stuck()
 
     threading.Thread(target=watch, name="watchdog", daemon=True).start()
 

@@ -1,38 +1,44 @@
-"""Keeps promises that Redis and Celery do not: sends delayed work when it is due, and lost messages again.
+"""Keeps promises that Redis and Celery do not: sends delayed work when due, what a dead worker held, and what was lost.
 
 Called by: worker.app, in the writer process. Must not import: torch, Flask.
-kombu pops a message and records it as unacknowledged in a second command; a kill between the two loses
-it (12 kills lost 6 of 12,000). The job's record survives: one leader compares records with messages, and sends again.
+kombu pops a message and records it as unacknowledged in a second command; a kill between the two loses it (12 kills
+lost 6 of 12,000). The job's record survives: one leader looks for a message of every open run, and sends what has none.
 Example: `Reconciler(crew, client).start()`
 """
 
 from __future__ import annotations
 
-import json
 import logging
+import re
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import redis
 
-from contract.broker import all_queues, queue_depths
+from contract.broker import all_queues
 from contract.errors import BrokerUnavailable, UnknownJob
 from contract.finetune import FinetuneRecords
-from contract.jobs import FINETUNE_QUEUE
+from contract.jobs import PredictJob
 from contract.leases import is_held
 from worker.tasks import Crew
+from worker.unclaimed import UNACKED_KEY, Unclaimed
 
 log = logging.getLogger(__name__)
 
 LEADER_KEY = "gc:leader"
 LEADER_TTL_S = 10
 PUMP_EVERY_S = 0.5
+GIVE_BACK_EVERY_S = 3.0
 COMPARE_EVERY_S = 10.0
+MOST_OF_TIME = 0.05  #: share of a core, and of Redis, that comparing may take however many messages wait
 MISSING_FOR_S = 10.0  #: a record may be ahead of its message for as long as a send takes
-UNACKED_KEY = "unacked"  #: kombu's hash of messages that some worker holds
 SCAN_CHUNK = 1000
+SEND_CHUNK = 500
+
+# The id among a message's headers; a quote within its body is escaped. Parsing 100,000 messages takes ten times longer.
+_MESSAGE_ID = re.compile(r'"headers": ?{[^{}]*?"id": ?"([^"]*)"')
 
 
 class Reconciler:
@@ -45,7 +51,8 @@ class Reconciler:
         self._finetunes = FinetuneRecords(client)
         self._me = secrets.token_hex(8)
         self._stop = threading.Event()
-        self._since_compare_s = 0.0
+        self._unclaimed = Unclaimed(crew.app, client)
+        self._give_back_at_s = self._compare_at_s = 0.0
         self._thread = threading.Thread(target=self._loop, name="reconcile", daemon=True)
 
     def start(self) -> None:
@@ -64,6 +71,9 @@ class Reconciler:
                     self._round()
             except (redis.RedisError, BrokerUnavailable) as error:
                 log.warning("Redis does not answer (%s); trying again", type(error).__name__)
+                self._unclaimed.forget()  # nobody could say what he has in hand
+            except Exception:  # a leader that stops would leave everybody waiting
+                log.exception("a round of the reconciler failed; trying again")
 
     def _lead(self) -> bool:
         if self._redis.set(LEADER_KEY, self._me, nx=True, ex=LEADER_TTL_S):
@@ -76,11 +86,15 @@ class Reconciler:
 
     def _round(self) -> None:
         self.send_due()
-        self._since_compare_s += PUMP_EVERY_S
-        if self._since_compare_s >= COMPARE_EVERY_S:
-            self._since_compare_s = 0.0
+        now_s = time.monotonic()
+        if now_s >= self._give_back_at_s:
+            self._unclaimed.give_back()
+            self._give_back_at_s = now_s + GIVE_BACK_EVERY_S
+        if now_s >= self._compare_at_s:
             self.send_missing()
             self.send_abandoned()
+            ended_s = time.monotonic()
+            self._compare_at_s = ended_s + max(COMPARE_EVERY_S, (ended_s - now_s) / MOST_OF_TIME)
 
     def send_due(self) -> int:
         """Send delayed jobs whose time has come; returns how many."""
@@ -91,58 +105,63 @@ class Reconciler:
         return len(due)
 
     def send_missing(self) -> int:
-        """Send again the open jobs that no message speaks for any more; returns how many."""
-        if self._messages() >= self._crew.records.open_count():
-            return 0
-        known = set(self._known_ids())
+        """Send again the open runs that no message speaks for any more; returns how many.
+
+        A message that moves while we look may be missed. Then there are two of one run, of which only one starts.
+        """
+        untouched = self._crew.records.open_runs(untouched_for_s=self._missing_for_s)
+        present = self._present() if untouched else set()
+        lost = [run for run in untouched if run not in present]
         sent = 0
-        for job_id in self._crew.records.open_jobs(untouched_for_s=self._missing_for_s, limit=100_000):
-            if job_id not in known:
-                sent += self._send_again(job_id)
+        for start in range(0, len(lost), SEND_CHUNK):
+            again = [job for run in lost[start : start + SEND_CHUNK] if (job := self._requeue(run))]
+            self._crew.send(*again)
+            sent += len(again)
         return sent
 
     def send_abandoned(self) -> int:
         """Send fine-tunes again whose trainer died, or whose message was lost; returns how many."""
         quiet = [str(record["id"]) for record in self._finetunes.open_jobs(untouched_for_s=self._missing_for_s)]
-        known = set(self._known_ids()) if quiet else set()
+        known = {name.rpartition(".")[0] or name for name in self._present()} if quiet else set()
         abandoned = [job_id for job_id in quiet if job_id not in known and not is_held(self._redis, job_id)]
         for job_id in abandoned:
             log.warning("nobody works on fine-tune %s any more; sent again", job_id)
             self._crew.send(self._finetunes.stored_job(job_id))
         return len(abandoned)
 
-    def _send_again(self, job_id: str) -> int:
+    def _requeue(self, open_run: str) -> PredictJob | None:
+        """The job to send again; None where it is over, or nobody waits for it any more."""
+        job_id, _, run = open_run.rpartition(".")
         try:
             job = self._crew.records.stored_job(job_id)
         except UnknownJob:
-            return 0
+            return None
+        if job.run != run:
+            return None
         if job.expires_at_s is not None and job.expires_at_s < time.time():
             self._crew.records.cancel(job.id, job.run, job.project_id, "nobody waits for it any more")
-            return 0
+            return None
         if not self._crew.records.requeue(job):
-            return 0
+            return None
         log.warning("the message of job %s was lost; sent again", job_id)
-        self._crew.send(job)
-        return 1
+        return job
 
-    def _messages(self) -> int:
-        """Messages that may speak for an open job: waiting, held by a worker, or delayed. Fine-tunes do not count."""
-        depths = queue_depths(self._redis, self._crew.shards)
-        waiting = sum(depth for queue, depth in depths.items() if queue != FINETUNE_QUEUE)
-        return waiting + int(self._redis.hlen(UNACKED_KEY)) + self._crew.delayed.count()
+    def _present(self) -> set[str]:
+        """Runs that a message speaks for: one that waits, one that a worker holds, one that is delayed."""
+        return {name.removeprefix("w.") for name in self._message_ids()} | {
+            name.removeprefix("w.") for name in self._crew.delayed.ids()
+        }
 
-    def _known_ids(self) -> Iterator[str]:
-        """Job ids of all messages. Messages leave queues from the right, so reading from the left misses none."""
+    def _message_ids(self) -> Iterator[str]:
+        """Messages leave queues from the right, so reading from the left misses none; then those in hand."""
         for queue in all_queues(self._crew.shards):
             for start in range(0, int(self._redis.llen(queue)), SCAN_CHUNK):
-                for raw in self._redis.lrange(queue, start, start + SCAN_CHUNK - 1):
-                    yield _message_job_id(json.loads(raw))
-        for raw in self._redis.hvals(UNACKED_KEY):
-            yield _message_job_id(json.loads(raw)[0])
-        for job in self._crew.delayed.jobs():
-            yield getattr(job, "id", "")
+                yield from _ids(self._redis.lrange(queue, start, start + SCAN_CHUNK - 1))
+        yield from _ids(self._redis.hvals(UNACKED_KEY))
 
 
-def _message_job_id(message: dict[str, dict[str, str]]) -> str:
-    """Message ids are `<job id>.<run>`, with `w.` before write-backs (contract.broker)."""
-    return message["headers"]["id"].removeprefix("w.").rpartition(".")[0]
+def _ids(messages: Iterable[object]) -> Iterator[str]:
+    """Message ids are `<job id>.<run>`, with `w.` before write-backs (contract.envelopes)."""
+    for message in messages:
+        if found := _MESSAGE_ID.search(str(message)):
+            yield found[1]

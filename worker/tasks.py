@@ -9,14 +9,22 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
+import redis
 from celery import Celery, Task
+from pydantic import ValidationError
 
 from contract.broker import send
 from contract.delayed import Delayed, backoff_s
-from contract.errors import GroundcrewError, JobCancelled, LabelStudioUnreachable
+from contract.errors import (
+    BadMessage,
+    BrokerUnavailable,
+    GroundcrewError,
+    JobCancelled,
+    LabelStudioUnreachable,
+    Poison,
+)
 from contract.jobs import CompareJob, ExpandJob, FinetuneJob, Job, Prediction, PredictJob, WriteBackJob
 from contract.meters import FAILURES, RETRIES, STAGE
 from contract.restamp import restamp, send_anew
@@ -24,7 +32,10 @@ from contract.results import Results
 from contract.status import JobRecords
 from worker.compare import Comparer
 from worker.finetune import Finetuner
+from worker.following import follow
 from worker.predict import Predictor
+from worker.strays import keep_strays
+from worker.turns import Turns
 from worker.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -32,6 +43,7 @@ log = logging.getLogger(__name__)
 MOST_IMAGE_TRIES = 5  #: about a minute in all
 MOST_WRITE_TRIES = 1500  #: about a day of Label Studio being away
 MOST_COMPARE_TRIES = 100  #: about an hour and a half
+DEATHS_OF_POISON = 3  #: workers that a job may kill while it runs alone
 CLAIM_CHECK_S = 30.0  #: after an API claimed a delivery, look whether Label Studio really got it
 EXPAND_CHUNK = 500
 BUSY_AGAIN_S = 10.0
@@ -51,6 +63,7 @@ class Crew:
     writer: Writer | None = None
     finetuner: Finetuner | None = None
     comparer: Comparer | None = None
+    turns: Turns = field(default_factory=Turns)
 
     def send(self, *jobs: Job) -> None:
         send(self.app, jobs, shards=self.shards)
@@ -59,33 +72,56 @@ class Crew:
 def register(crew: Crew) -> None:
     """Make the tasks known to the crew's Celery app under their stable names."""
 
-    def as_task(name: str, run: Callable[..., None], **options: bool) -> None:
-        def call(self: Task, job: dict[str, Any]) -> None:
-            run(crew, job, redelivered=bool((self.request.delivery_info or {}).get("redelivered")))
+    def as_task(kind: type[Job], run: Callable[..., None], **options: bool) -> None:
+        def call(self: Task, *_: object, **given: object) -> None:
+            try:
+                job = kind.model_validate(given.get("job"))
+            except ValidationError as error:
+                _bury_malformed(crew, kind.name, given, error)
+                return
+            with follow(self.request, job):
+                run(crew, job, redelivered=bool((self.request.delivery_info or {}).get("redelivered")))
 
-        crew.app.task(bind=True, name=name, **options)(call)
+        crew.app.task(bind=True, name=kind.name, **options)(call)
 
-    as_task(PredictJob.name, lambda crew, job, redelivered: predict(crew, PredictJob.model_validate(job), redelivered))
-    as_task(WriteBackJob.name, lambda crew, job, redelivered: write_back(crew, WriteBackJob.model_validate(job)))
-    as_task(ExpandJob.name, lambda crew, job, redelivered: expand(crew, ExpandJob.model_validate(job)))
-    as_task(CompareJob.name, lambda crew, job, redelivered: compare(crew, CompareJob.model_validate(job)))
+    as_task(PredictJob, predict)
+    as_task(WriteBackJob, lambda crew, job, redelivered: write_back(crew, job))
+    as_task(ExpandJob, lambda crew, job, redelivered: expand(crew, job))
+    as_task(CompareJob, lambda crew, job, redelivered: compare(crew, job))
     # its lease says who works on it: a message unacknowledged for hours would be delivered again and again
-    as_task(FinetuneJob.name, lambda crew, job, redelivered: finetune(crew, FinetuneJob.model_validate(job)),
-            acks_late=False)  # fmt: skip
+    as_task(FinetuneJob, lambda crew, job, redelivered: finetune(crew, job), acks_late=False)
+    keep_strays(crew.app, crew.records.dead)
+
+
+def _bury_malformed(crew: Crew, name: str, given: dict[str, object], error: ValidationError) -> None:
+    where = ".".join(map(str, error.errors()[0]["loc"])) or "job"
+    log.error("a %s message is kept as a dead letter: %s", name, where)
+    crew.records.dead.bury_stray(name, given.get("job", given), BadMessage(f"{where}: {error.errors()[0]['msg']}"))
 
 
 def predict(crew: Crew, job: PredictJob, redelivered: bool = False) -> None:
     """Find the boxes of one image and hand them to whoever delivers them."""
-    assert crew.predictor is not None
-    if not crew.records.start(job, redelivered=redelivered, worker=crew.name):
-        log.info("job %s is already taken or over; skipped", job.id)
+    deaths = crew.records.count_death(job) if redelivered else None
+    if deaths is not None and deaths >= DEATHS_OF_POISON:
+        _bury(crew, job, Poison())
         return
-    STAGE.observe(time.time() - job.enqueued_at_s, stage="queue")
+    with crew.turns.together() if deaths is None else crew.turns.alone():
+        if not crew.records.start(job, redelivered=redelivered, worker=crew.name, alone=deaths is not None):
+            log.info("job %s is already taken or over; skipped", job.id)
+            return
+        STAGE.observe(time.time() - job.enqueued_at_s, stage="queue")
+        _run(crew, job)
+
+
+def _run(crew: Crew, job: PredictJob) -> None:
+    assert crew.predictor is not None
     try:
         job = _as_current(crew, job)
         prediction = crew.predictor.predict(job)
     except _Superseded:
         return
+    except (redis.RedisError, BrokerUnavailable):  # not the job's fault: it stays open and is sent again
+        raise
     except JobCancelled as error:
         crew.records.cancel(job.id, job.run, job.project_id, error.message)
         crew.results.put_failure(job)
@@ -93,7 +129,7 @@ def predict(crew: Crew, job: PredictJob, redelivered: bool = False) -> None:
         _retry_or_fail(crew, job, error)
     except Exception as error:
         log.exception("job %s failed in an unexpected way", job.id)
-        _fail(crew, job, GroundcrewError(f"unexpected {type(error).__name__}: {error}"))
+        _bury(crew, job, GroundcrewError(f"unexpected {type(error).__name__}: {error}"))
     else:
         deliver(crew, job, prediction)
 
@@ -137,8 +173,11 @@ def deliver(crew: Crew, job: PredictJob, prediction: Prediction) -> None:
 
 
 def _retry_or_fail(crew: Crew, job: PredictJob, error: GroundcrewError) -> None:
-    if not error.retry or job.attempt + 1 >= MOST_IMAGE_TRIES or job.delivery == "answer":
+    if not error.retry or job.delivery == "answer":
         _fail(crew, job, error)
+        return
+    if job.attempt + 1 >= MOST_IMAGE_TRIES:
+        _bury(crew, job, error)
         return
     again = job.model_copy(update={"attempt": job.attempt + 1})
     log.warning("job %s, try %d: %s", job.id, again.attempt, error.message)
@@ -152,6 +191,13 @@ def _fail(crew: Crew, job: PredictJob, error: GroundcrewError) -> None:
     FAILURES.add(code=error.code)
     crew.records.fail(job.id, job.run, job.project_id, error)
     crew.results.put_failure(job)
+
+
+def _bury(crew: Crew, job: PredictJob, error: GroundcrewError) -> None:
+    """Failed, and worth a look: kept as a dead letter, unless someone at the screen has been told already."""
+    if job.delivery != "answer":
+        crew.records.dead.bury(job, error, attempts=job.attempt + 1)
+    _fail(crew, job, error)
 
 
 def write_back(crew: Crew, job: WriteBackJob) -> None:
@@ -168,11 +214,13 @@ def write_back(crew: Crew, job: WriteBackJob) -> None:
         _write_again_or_fail(crew, job, LabelStudioUnreachable(f"unexpected {type(error).__name__}: {error}"))
     else:
         crew.records.finish(job.id, job.run, job.project_id, boxes=len(job.prediction.result))
+        log.info("job %s is stored", job.id)
 
 
 def _write_again_or_fail(crew: Crew, job: WriteBackJob, error: GroundcrewError) -> None:
     if not error.retry or job.attempt + 1 >= MOST_WRITE_TRIES:
         log.warning("job %s could not be stored: %s: %s", job.id, error.code, error.message)
+        crew.records.dead.bury(job, error, attempts=job.attempt + 1)
         crew.records.fail(job.id, job.run, job.project_id, error)
         return
     log.info("job %s will be stored later: %s", job.id, error.message)
