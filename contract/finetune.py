@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal, TypeVar
 
 import redis
 from pydantic import BaseModel, ConfigDict
@@ -118,6 +118,7 @@ class FinetuneRecord(BaseModel):
 
 
 Value = str | int | float
+_Text = TypeVar("_Text", str, bytes | str)  #: what redis-py's types say of replies that are always text here
 _PROGRESS_FIELDS = {"base", "stage", "images", "epoch", "epochs", "iteration", "iterations", "loss", "eta_s", "map",
                     "map_base", "warnings"}  # fmt: skip
 
@@ -194,12 +195,10 @@ class FinetuneRecords:
 
     def get(self, job_id: str) -> dict[str, object]:
         """The fields of FinetuneRecord that are known. Raises UnknownJob."""
-        row = {str(name): str(value) for name, value in self._redis.hgetall(_record(job_id)).items()}
+        row = self._redis.hgetall(_record(job_id))
         if not row:
             raise _unknown(job_id)
-        job = FinetuneJob.model_validate_json(row["job"])
-        record = FinetuneRecord.model_validate(job.model_dump() | row)
-        return record.model_dump(exclude_none=True)
+        return _readable(row)
 
     def stored_job(self, job_id: str) -> FinetuneJob:
         """The message, to send it again. Raises UnknownJob."""
@@ -217,12 +216,19 @@ class FinetuneRecords:
     def latest(self, project_id: int) -> list[dict[str, object]]:
         """The project's latest fine-tunes, newest first."""
         ids = [str(job_id) for job_id in self._redis.zrevrange(_listed(project_id), 0, LISTED - 1)]
-        return [self.get(job_id) for job_id in ids if self._redis.exists(_record(job_id))]
+        return self._get_many(ids)
 
     def open_jobs(self, *, untouched_for_s: float = 0) -> list[dict[str, object]]:
         """Records that are queued or running, oldest change first: for the reconciler."""
         ids = self._redis.zrange(OPEN_KEY, "-inf", time.time() - untouched_for_s, byscore=True)
-        return [self.get(str(job_id)) for job_id in ids]
+        return self._get_many([str(job_id) for job_id in ids])
+
+    def _get_many(self, job_ids: Sequence[str]) -> list[dict[str, object]]:
+        """In one round trip, without those that have expired."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            for job_id in job_ids:
+                pipe.hgetall(_record(job_id))
+            return [_readable(row) for row in pipe.execute() if row]
 
     # -- annotations, for FINETUNE_AFTER ---------------------------------------------------------------------------
 
@@ -243,6 +249,12 @@ def new_finetune(project_id: int, requested_by: Requester, *, base: str = "",
 def is_finetune(job_id: str) -> bool:
     """Tells ids of fine-tunes from those of predict jobs."""
     return job_id.startswith("ft-")
+
+
+def _readable(row: Mapping[_Text, _Text]) -> dict[str, object]:
+    fields = {str(name): str(value) for name, value in row.items()}
+    job = FinetuneJob.model_validate_json(fields["job"])
+    return FinetuneRecord.model_validate(job.model_dump() | fields).model_dump(exclude_none=True)
 
 
 def _unknown(job_id: str) -> UnknownJob:

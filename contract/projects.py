@@ -50,6 +50,11 @@ class Projects:
             rows = pipe.execute()
         return [ProjectFacts.model_validate(row) for row in rows if row]
 
+    def get(self, project_id: int) -> ProjectFacts | None:
+        """One project; None where it was never seen."""
+        row = self._redis.hgetall(_facts(project_id))
+        return ProjectFacts.model_validate(row) if row else None
+
     def record_event(self, project_id: int, action: str) -> None:
         """Count an event, with the time of the last one."""
         with self._redis.pipeline(transaction=False) as pipe:

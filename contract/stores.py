@@ -44,6 +44,9 @@ class Store(Protocol):
 
     def card(self, ref: str) -> bytes | None: ...
 
+    def read(self, ref: str, name: str) -> bytes | None:
+        """One small file of a version, such as a picture, without fetching the rest; None where it has none."""
+
     def publish(self, source: Path, ref: str, card: bytes) -> None: ...
 
     def folder(self, ref: str) -> Path:
@@ -92,7 +95,10 @@ class FolderStore:
         return sorted(card.parent.name for card in self._versions.glob(f"[!.]*/{CARD}"))
 
     def card(self, ref: str) -> bytes | None:
-        return _read(self._versions / ref / CARD)
+        return self.read(ref, CARD)
+
+    def read(self, ref: str, name: str) -> bytes | None:
+        return _read(self._versions / ref / name)
 
     def publish(self, source: Path, ref: str, card: bytes) -> None:
         try:
@@ -173,7 +179,10 @@ class RemoteStore:
         return sorted(str(path).split("/")[-2] for path in found)
 
     def card(self, ref: str) -> bytes | None:
-        return self._get(f"versions/{ref}/{CARD}")
+        return self.read(ref, CARD)
+
+    def read(self, ref: str, name: str) -> bytes | None:
+        return self._get(f"versions/{ref}/{name}")
 
     def publish(self, source: Path, ref: str, card: bytes) -> None:
         if self.card(ref) is not None:
