@@ -16,7 +16,7 @@ import redis
 from flask import Flask, Response, g, jsonify, request
 from werkzeug.exceptions import HTTPException
 
-from backend.auth import check_access
+from backend.auth import SecretPath, check_access
 from backend.dispatch import Dispatcher
 from backend.models import ModelCards
 from backend.payloads import LIMIT_BYTES
@@ -44,12 +44,21 @@ def create_app(settings: Settings) -> Flask:
     app = Flask("groundcrew", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = LIMIT_BYTES
     app.json.ensure_ascii = False  # type: ignore[attr-defined]  # Chinese labels stay legible
+    app.wsgi_app = SecretPath(app.wsgi_app)  # type: ignore[method-assign]
     app.before_request(_begin)
     app.before_request(lambda: check_access(settings, request))
     app.after_request(_end)
     app.register_error_handler(Exception, _answer_error)
     app.register_blueprint(Routes(settings, ModelCards(settings), Dispatcher(settings), Watch(settings)).blueprint())
+    _advise(settings)
     return app
+
+
+def _advise(settings: Settings) -> None:
+    guarded = settings.basic_auth_user or settings.api_token.get_secret_value()
+    if guarded and not settings.webhook_secret.get_secret_value():
+        log.warning("Label Studio's own webhook shows no credentials, so new tasks will not be noticed: set "
+                    "WEBHOOK_SECRET, and connect Label Studio to http://HOST:PORT/s/<secret>")  # fmt: skip
 
 
 def _begin() -> None:
@@ -72,7 +81,7 @@ def _end(response: Response) -> Response:
 
 def _answer_error(error: Exception) -> Response:
     if isinstance(error, HTTPException):
-        return _error(error.code or 500, error.name.lower().replace(" ", "_"), error.description or error.name)
+        return _answer_http(error)
     if isinstance(error, redis.RedisError):
         log.warning("Redis does not answer: %s id=%s", error, g.request_id)
         error = BrokerUnavailable()
@@ -85,6 +94,16 @@ def _answer_error(error: Exception) -> Response:
         response.headers["WWW-Authenticate"] = 'Basic realm="groundcrew"'
     if error.retry:
         response.headers["Retry-After"] = str(RETRY_AFTER_S)
+    return response
+
+
+def _answer_http(error: HTTPException) -> Response:
+    """Flask's own refusals. A redirect, or a header that belongs to the status (Allow), is kept."""
+    text = f"the body is larger than {LIMIT_BYTES} bytes" if error.code == 413 else error.description
+    response = _error(error.code or 500, error.name.lower().replace(" ", "_"), text or error.name)
+    for name, value in error.get_headers():
+        if name in ("Allow", "Location"):
+            response.headers[name] = value
     return response
 
 

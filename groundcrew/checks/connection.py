@@ -94,12 +94,14 @@ def judge_webhook(link: Link, settings: Settings) -> Check:
     secret = settings.webhook_secret.get_secret_value()
     if secret and not any(_carries(hook, secret) for hook in ours):
         return problem("webhooks", f"the webhook of {where} does not carry WEBHOOK_SECRET and is refused",
-                       "In Settings > Webhooks give it the header X-Groundcrew-Secret with that secret.")  # fmt: skip
+                       "In Settings > Webhooks give it the header X-Groundcrew-Secret with that secret, or connect "
+                       "Label Studio to the Backend URL with /s/ and the secret behind it.")  # fmt: skip
     return ok("webhooks", where)
 
 
 def _carries(hook: Webhook, secret: str) -> bool:
-    return hook.url.endswith(f"/webhook/{secret}") or secret in hook.headers.values()
+    in_path = hook.url.endswith((f"/webhook/{secret}", f"/s/{secret}/webhook"))
+    return in_path or secret in hook.headers.values()
 
 
 def _how_to_get_webhook(base: str) -> str:

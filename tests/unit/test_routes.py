@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -190,6 +191,7 @@ EVENT = {"action": "X"}
 RIGHT, WRONG = credentials("crew", "s3cret-pass"), credentials("crew", "guess")
 HEADER, WRONG_HEADER = {"X-Groundcrew-Secret": "hook-secret"}, {"X-Groundcrew-Secret": "guess"}
 BOTH = BASIC | SECRET
+TOKEN = {"API_TOKEN": "t0ken"}
 
 
 @pytest.mark.parametrize(
@@ -203,8 +205,21 @@ BOTH = BASIC | SECRET
         (BASIC, "GET", "/metrics", RIGHT, 200),
         (BASIC, "GET", "/nothing", {}, 401),
         (BASIC, "POST", "/setup", {}, 401),
-        (BASIC, "POST", "/webhook", {}, 200),
+        (BASIC, "POST", "/webhook", {}, 401),
+        (BASIC, "POST", "/webhook/", {}, 401),
+        (BASIC, "POST", "/s//webhook", {}, 401),
+        (BASIC, "POST", "/webhook", {"X-Groundcrew-Secret": ""}, 401),
         (BASIC, "POST", "/webhook", RIGHT, 200),
+        (TOKEN, "GET", "/health", {}, 200),
+        (TOKEN, "GET", "/metrics", {}, 401),
+        (TOKEN, "GET", "/metrics", {"Authorization": "Bearer t0ken"}, 200),
+        (TOKEN, "GET", "/metrics", {"Authorization": "Bearer guess"}, 401),
+        (TOKEN, "GET", "/metrics", {"Authorization": "Bearer"}, 401),
+        (TOKEN, "GET", "/metrics", {"Authorization": "Token t0ken"}, 401),
+        (TOKEN, "GET", "/metrics", credentials("t0ken", "t0ken"), 401),
+        (TOKEN, "POST", "/webhook", {}, 401),
+        (TOKEN, "POST", "/webhook", {"Authorization": "Bearer t0ken"}, 200),
+        (BASIC, "GET", "/metrics", {"Authorization": "Bearer "}, 401),
         (SECRET, "GET", "/metrics", {}, 200),
         (SECRET, "POST", "/webhook", {}, 401),
         (SECRET, "POST", "/webhook/", {}, 401),
@@ -217,6 +232,14 @@ BOTH = BASIC | SECRET
         (BOTH, "POST", "/webhook", HEADER, 200),
         (BOTH, "POST", "/webhook/hook-secret", {}, 200),
         (BOTH, "POST", "/predict", HEADER, 401),
+        (BOTH, "GET", "/s/hook-secret/health", {}, 200),
+        (BOTH, "POST", "/s/hook-secret/webhook", {}, 200),
+        (BOTH, "POST", "/s/guess/webhook", {}, 401),
+        (BOTH, "POST", "/s/hook-secretx/webhook", {}, 401),
+        (BOTH, "POST", "/s/caf\u00e9/webhook", {}, 401),
+        (BOTH, "POST", "/s/hook-secret", {}, 401),
+        (BOTH, "GET", "/s/hook-secret/metrics", {}, 401),
+        (BOTH, "GET", "/s/hook-secret/metrics", RIGHT, 200),
         ({}, "POST", "/webhook", {}, 200),
         ({}, "POST", "/webhook/anything", {}, 200),
     ],
@@ -230,6 +253,48 @@ def test_credentials(settings: dict[str, str], method: str, path: str, headers: 
     if status == 401:
         assert answer.json["code"] == "unauthorized"
         assert answer.headers["WWW-Authenticate"].startswith("Basic")
+
+
+def test_no_route_but_health_answers_without_credentials() -> None:
+    # given every route there is, whoever added it
+    client = api(**BOTH)
+    rules = [(rule, method) for rule in client.application.url_map.iter_rules()
+             for method in rule.methods - {"HEAD", "OPTIONS"}]  # fmt: skip
+    assert len(rules) > 10
+
+    # when each is called without credentials
+    answers = {}
+    for rule, method in rules:
+        path = re.sub("<[^>]*>", "1", rule.rule)
+        answers[f"{method} {rule.rule}"] = client.open(path, method=method).status_code
+        answers[f"OPTIONS {rule.rule}"] = client.open(path, method="OPTIONS").status_code
+
+    # then
+    assert {name for name, status in answers.items() if status != 401} == {"GET /health", "OPTIONS /health"}
+
+
+def test_the_url_to_paste_lets_label_studios_own_webhook_in() -> None:
+    # given Basic auth and a secret, and a Label Studio that was given http://host/s/hook-secret as Backend URL
+    client, base = api(**BOTH), "/s/hook-secret"
+
+    # when it calls as it does: Basic auth with /setup, none with /health and the webhook
+    statuses = [
+        client.get(f"{base}/health").status_code,
+        client.post(f"{base}/setup", json=SETUP, headers=RIGHT).status_code,
+        client.post(f"{base}/webhook", json=EVENT).status_code,
+        client.post(f"{base}/setup", json=SETUP).status_code,
+    ]
+
+    # then the secret in the path opens the webhook, and nothing else
+    assert statuses == [200, 200, 200, 401]
+
+
+def test_someone_without_a_webhook_secret_is_told_what_will_not_work(caplog: pytest.LogCaptureFixture) -> None:
+    api(**BASIC)
+    assert "WEBHOOK_SECRET" in caplog.text
+    caplog.clear()
+    api(**BOTH)
+    assert "WEBHOOK_SECRET" not in caplog.text
 
 
 def test_neither_logs_nor_answers_show_a_token_or_a_secret(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,4 +1,4 @@
-"""Reads the config of a published model version as data: nothing in it runs, and it names no code but parts of detectors.
+"""Reads the config of a published version as data: nothing in it runs, and it names no code but parts of detectors.
 
 Called by `configs.read_config` for every config.py that lies in a model registry, which others may write to.
 Must not import backend, groundcrew, torch or other detectors.
