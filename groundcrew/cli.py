@@ -125,7 +125,8 @@ def doctor(as_json: bool, **flags: Any) -> None:
 @json_option
 @settings_options_shown("label_studio_url", "label_studio_api_key", "local_files_root", "config_file",
                         "checkpoint_file", "lang_model", "device", "model_dir", "torch_threads", "score_threshold",
-                        "nms_iou", "prompt_map_file", "batch_size", "image_limit_px")  # fmt: skip
+                        "nms_iou", "tile_size_px", "tile_overlap", "tile_whole_image", "prompt_map_file",
+                        "batch_size", "image_limit_px")  # fmt: skip
 def predict(sources: tuple[str, ...], prompt: str | None, project_id: int | None, out_dir: Path, formats: str,
             image_prefix: str, as_json: bool, **flags: Any) -> None:  # fmt: skip
     """Find boxes in files, folders, addresses or a whole project, without any server.

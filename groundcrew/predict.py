@@ -24,6 +24,7 @@ from contract.prompts import lint_prompts, read_interactive
 from contract.registry import ModelVersion, Registry
 from contract.settings import Settings
 from contract.stamps import stamp
+from contract.tiling import Tiling, choose_tiling
 from groundcrew.coco import FoundImage
 from groundcrew.exit_codes import PartlyDone
 from groundcrew.predict_output import Output
@@ -34,6 +35,7 @@ from worker.detectors.base import Detector
 from worker.images import decode_image
 from worker.labelstudio import LabelStudio
 from worker.models import Look, Models, load_mmgdino
+from worker.tiles import detect
 
 Json = dict[str, Any]
 Load = Callable[[ModelVersion], Detector]
@@ -66,6 +68,10 @@ class Asked:
         label_map = self.label_map
         return Look(self.version.ref, label_map.prompts, label_map.nms_groups,
                     label_map.lowest_threshold(self.version.score_threshold))  # fmt: skip
+
+    @property
+    def tiling(self) -> Tiling:
+        return choose_tiling(self.version.tiling, self.label_map)
 
     @property
     def stamp(self) -> str:
@@ -205,7 +211,8 @@ class _ImageJob:
         """Read, detect, draw, write. What concerns this image alone is returned, everything else is raised."""
         try:
             pixels = decode_image(source.read(self.fetcher), limit_px=self.image_limit_px)  # (H, W, 3)
-            boxes = self.models.detect(self.asked.look, pixels, urgent=False)
+            boxes = detect(self.models, self.asked.look, pixels, self.asked.tiling,
+                           nms_iou=self.asked.version.nms_iou, urgent=False)  # fmt: skip
         except ThisImageFailed as error:
             return error
         self.output.draw(picture, pixels, boxes, self.asked.label_map.prompts)

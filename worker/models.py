@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import NamedTuple
 
@@ -25,6 +25,7 @@ from worker.images import Pixels
 log = logging.getLogger(__name__)
 
 LOAD_AGAIN_S = 30.0  #: a checkpoint may be mended meanwhile
+LARGE_AT_ONCE = 2  #: one runs while the next waits; more would keep small images behind hundreds of tiles
 KEPT_VERSIONS = 2  #: the current one and the one before, for rollback and for jobs still stamped with it
 
 
@@ -46,6 +47,7 @@ class Models:
         self._detectors: OrderedDict[str, tuple[Detector, ModelVersion]] = OrderedDict()
         self._loading, self._keeping = threading.Lock(), threading.Lock()
         self._failures: dict[str, tuple[float, GroundcrewError]] = {}  #: by ref: when it failed, and how
+        self._seats = threading.BoundedSemaphore(LARGE_AT_ONCE)
         self._detect_timeout_s = settings.detect_timeout_s
         self.batcher: MicroBatcher[Look, Pixels, Boxes] = MicroBatcher(
             self._run, limit=settings.batch_size, name="detect"
@@ -56,13 +58,27 @@ class Models:
 
         Raises ModelError; DetectorHung when the detector stays silent.
         """
+        return self._detect(look, [pixels], urgent=urgent)[0]
+
+    def detect_all(self, look: Look, images: Sequence[Pixels], *, urgent: bool) -> list[Boxes]:
+        """The boxes of each tile of one large image; full batches of their own, or beside whatever else waits.
+
+        Raises as detect() does, for the first tile that fails.
+        """
+        with self._seats:
+            return self._detect(look, images, urgent=urgent)
+
+    def _detect(self, look: Look, images: Sequence[Pixels], *, urgent: bool) -> list[Boxes]:
         self._detector(look.ref)  # loaded in this thread, if it is new: batches of other versions go on
-        future = self.batcher.submit(look, pixels, urgent=urgent)
+        futures = [self.batcher.submit(look, pixels, urgent=urgent) for pixels in images]
+        end_s = time.monotonic() + 2 * self._detect_timeout_s
         try:
-            return future.result(timeout=2 * self._detect_timeout_s)
+            return [future.result(timeout=max(0.0, end_s - time.monotonic())) for future in futures]
         except FutureTimeout:
-            future.cancel()
             raise DetectorHung from None
+        finally:
+            for future in futures:
+                future.cancel()  # after an error nobody wants the rest
 
     def loaded(self) -> list[str]:
         """Names of the versions on the device."""

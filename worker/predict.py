@@ -16,10 +16,12 @@ from contract.meters import STAGE
 from contract.regions import DetectedBox, boxes_to_result, prediction_score
 from contract.registry import Registry
 from contract.status import JobRecords
+from contract.tiling import choose_tiling
 from worker.addresses import Fetcher
 from worker.detectors.base import Boxes
 from worker.images import Pixels, decode_image
 from worker.models import Look, Models
+from worker.tiles import detect
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,9 @@ class Predictor:
             pixels = decode_image(data, limit_px=self.image_limit_px)  # (H, W, 3)
         self._check_wanted(job)
         look = Look(job.model, label_map.prompts, label_map.nms_groups, label_map.lowest_threshold(threshold))
-        boxes = self.models.detect(look, pixels, urgent=job.urgent)
+        version = self.registry.get(job.model)
+        tiling = choose_tiling(version.tiling, label_map)
+        boxes = detect(self.models, look, pixels, tiling, nms_iou=version.nms_iou, urgent=job.urgent)
         return _as_prediction(job, label_map, boxes, pixels, threshold)
 
     def _label_map(self, job: PredictJob) -> LabelMap:
