@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-import zlib
 from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -31,8 +30,11 @@ Requester = Literal["label-studio", "cli", "auto"]
 
 
 def bulk_queue(project_id: int, shards: int) -> str:
-    """The shard of a project: a project's jobs share one queue, and queues are served in turn."""
-    return f"predict.bulk.{zlib.crc32(str(project_id).encode()) % shards}"
+    """The shard of a project: a project's jobs share one queue, and queues are served in turn.
+
+    Label Studio numbers its projects one after the other, so that any `shards` neighbours have a queue of their own.
+    """
+    return f"predict.bulk.{project_id % shards}"
 
 
 def bulk_queues(shards: int) -> list[str]:
@@ -128,6 +130,7 @@ class WriteBackJob(Message):
     project_id: int
     prediction: Prediction
     replaces: str = ""  #: see PredictJob
+    asked_at_s: float = 0.0  #: Unix time of the predict job's request; 0 where it is not known
     verify: bool = False  #: look at what Label Studio holds before writing
     attempt: int = 0
 
@@ -223,4 +226,21 @@ class FinetuneJob(Message):
         return FINETUNE_QUEUE
 
 
-Job = PredictJob | WriteBackJob | ExpandJob | CompareJob | FinetuneJob
+
+class NotifyJob(Message):
+    """Tell the receiver at NOTIFY_URL about one event. See worker.notify."""
+
+    name: ClassVar[str] = "groundcrew.notify"
+    deadline_s: ClassVar[float] = 30.0
+
+    id: str  #: the same through all tries, so that the receiver can drop repetitions
+    project_id: int
+    type: str  #: for example finetune.finished
+    body: str  #: JSON as it is signed and sent
+    attempt: int = 0
+
+    def queue(self, shards: int) -> str:
+        return EXPAND_QUEUE
+
+
+Job = PredictJob | WriteBackJob | ExpandJob | CompareJob | FinetuneJob | NotifyJob
