@@ -30,7 +30,7 @@ def large(tmp_path_factory):
         scene = make_scene(7000 + number, size_px=SCENE_PX)
         top, left = number // COLUMNS * SCENE_PX[0], number % COLUMNS * SCENE_PX[1]
         canvas[top : top + SCENE_PX[0], left : left + SCENE_PX[1]] = scene.image
-        for name, box in zip(scene.names, scene.boxes_xyxy_px + [left, top, left, top], strict=True):
+        for name, box in zip(scene.names, np.add(scene.boxes_xyxy_px, [left, top, left, top]), strict=True):
             known.append(LabelledBox(name, tuple(box.tolist())))
     path = tmp_path_factory.mktemp("large") / "large.png"
     Image.fromarray(canvas).save(path)
