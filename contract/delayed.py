@@ -15,12 +15,12 @@ import time
 import redis
 
 from contract.envelopes import message_id
-from contract.jobs import CompareJob, ExpandJob, FinetuneJob, Job, PredictJob, WriteBackJob
+from contract.jobs import CompareJob, ExpandJob, FinetuneJob, Job, NotifyJob, PredictJob, WriteBackJob
 
 KEY = "gc:delayed"  #: sorted set of the waiting messages' ids, by the Unix time at which they are due
 BODIES = "gc:delayed:bodies"  #: hash: id -> message
 LONGEST_BACKOFF_S = 60.0
-_ALL = (PredictJob, WriteBackJob, ExpandJob, CompareJob, FinetuneJob)
+_ALL = (PredictJob, WriteBackJob, ExpandJob, CompareJob, FinetuneJob, NotifyJob)
 _KINDS: dict[str, type[Job]] = {kind.name: kind for kind in _ALL}
 
 

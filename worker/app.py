@@ -43,6 +43,8 @@ from worker.gpu_lease import lease_gpu
 from worker.holdings import delivery_tags
 from worker.labelstudio import LabelStudio
 from worker.models import Models, load_mmgdino
+from worker.notices import Notices
+from worker.notify import Postman
 from worker.pace import Pace
 from worker.predict import Predictor
 from worker.reconcile import Reconciler
@@ -104,14 +106,19 @@ def run_write(settings: Settings) -> None:
     label_studio.prepare()
     writer = Writer(label_studio, Results(client), records, limit=settings.writer_threads)
     comparer = Comparer(label_studio, AgreementRecords(client))
-    crew = replace(_crew(app, client, records, settings, name, writer=writer), comparer=comparer)
+    postman = Postman(settings, Delayed(client))
+    crew = replace(_crew(app, client, records, settings, name, writer=writer), comparer=comparer, postman=postman)
     register(crew)
     reconciler = Reconciler(crew, client)
     reconciler.start()
+    notices = Notices(client, Registry(settings), crew.send, after_jobs=settings.notify_after_jobs)
+    if settings.notify_url:
+        notices.start()
     try:
         facts = {"role": "write", "label_studio": settings.label_studio_url}
         _consume(app, client, [WRITE_QUEUE, EXPAND_QUEUE], settings.writer_threads, name, facts)
     finally:
+        notices.stop()
         reconciler.stop()
 
 

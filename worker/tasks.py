@@ -25,7 +25,7 @@ from contract.errors import (
     LabelStudioUnreachable,
     Poison,
 )
-from contract.jobs import CompareJob, ExpandJob, FinetuneJob, Job, Prediction, PredictJob, WriteBackJob
+from contract.jobs import CompareJob, ExpandJob, FinetuneJob, Job, NotifyJob, Prediction, PredictJob, WriteBackJob
 from contract.meters import FAILURES, RETRIES, STAGE
 from contract.restamp import restamp, send_anew
 from contract.results import Results
@@ -33,6 +33,7 @@ from contract.status import JobRecords
 from worker.compare import Comparer
 from worker.finetune import Finetuner
 from worker.following import follow
+from worker.notify import Postman
 from worker.predict import Predictor
 from worker.strays import keep_strays
 from worker.turns import Turns
@@ -63,6 +64,7 @@ class Crew:
     writer: Writer | None = None
     finetuner: Finetuner | None = None
     comparer: Comparer | None = None
+    postman: Postman | None = None
     turns: Turns = field(default_factory=Turns)
 
     def send(self, *jobs: Job) -> None:
@@ -87,6 +89,7 @@ def register(crew: Crew) -> None:
     as_task(PredictJob, predict)
     as_task(WriteBackJob, lambda crew, job, redelivered: write_back(crew, job))
     as_task(ExpandJob, lambda crew, job, redelivered: expand(crew, job))
+    as_task(NotifyJob, lambda crew, job, redelivered: notify(crew, job))
     as_task(CompareJob, lambda crew, job, redelivered: compare(crew, job))
     # its lease says who works on it: a message unacknowledged for hours would be delivered again and again
     as_task(FinetuneJob, lambda crew, job, redelivered: finetune(crew, job), acks_late=False)
@@ -154,7 +157,8 @@ def deliver(crew: Crew, job: PredictJob, prediction: Prediction) -> None:
     boxes = len(prediction.result)
     log.info("job %s: %d boxes", job.id, boxes)
     write = WriteBackJob(
-        id=job.id, run=job.run, project_id=job.project_id, prediction=prediction, replaces=job.replaces
+        id=job.id, run=job.run, project_id=job.project_id, prediction=prediction, replaces=job.replaces,
+        asked_at_s=job.enqueued_at_s,
     )
     if job.delivery == "write":
         crew.send(write)
@@ -252,3 +256,9 @@ def finetune(crew: Crew, job: FinetuneJob) -> None:
     assert crew.finetuner is not None
     if crew.finetuner.run(job) == "busy":
         crew.delayed.add(job, after_s=BUSY_AGAIN_S)
+
+
+def notify(crew: Crew, job: NotifyJob) -> None:
+    """Tell the receiver at NOTIFY_URL; a failure waits for its next try in the delayed set."""
+    assert crew.postman is not None
+    crew.postman.deliver(job)
