@@ -20,6 +20,7 @@ from backend.training import Training
 from contract.agreement_records import AgreementRecords
 from contract.broker import connect_redis, make_celery, send
 from contract.delayed import Delayed
+from contract.envelopes import message_id
 from contract.errors import GroundcrewError, PredictionFailed, PredictionLate, QueueFull, UnknownJob
 from contract.jobs import (
     Asked,
@@ -86,7 +87,7 @@ class Dispatcher:
 
     def predict(self, project: ProjectModel, images: Sequence[TaskImage], config_id: str) -> list[Answer]:
         """One answer a task, in order."""
-        self._check_room(len(images))
+        self._check_room(len(images), project.project_id)
         usable = self._fail_unusable(project, images, config_id)
         if not self._settings.can_write_back:
             return self._predict_sync(project, images, usable, config_id)
@@ -97,7 +98,7 @@ class Dispatcher:
 
     def predict_new(self, project: ProjectModel, images: Sequence[TaskImage], config_id: str) -> None:
         """Tasks that were just created, with nobody waiting. Without a token boxes are kept until asked for."""
-        self._check_room(len(images))
+        self._check_room(len(images), project.project_id)
         delivery: Delivery = "write" if self._settings.can_write_back else "hold"
         self._predict_later(project, self._fail_unusable(project, images, config_id), config_id, delivery)
 
@@ -105,7 +106,7 @@ class Dispatcher:
         self, project: ProjectModel, image: TaskImage, config_id: str, prompt: InteractivePrompt
     ) -> Mapping[str, object]:
         """Boxes for what someone typed; nothing is stored. Raises PredictionFailed, PredictionLate."""
-        self._check_room(1)
+        self._check_room(1, project.project_id)
         asked = Asked(prompts=prompt.prompts, labels=prompt.labels, score_threshold=prompt.score_threshold)
         wait_s = self._settings.sync_wait_s
         job = self._job(project, image, config_id, "answer").model_copy(
@@ -119,6 +120,16 @@ class Dispatcher:
         if prediction is None:
             raise self._give_up(job)
         return prediction.to_label_studio()
+
+    def ask_again(self, job_id: str) -> None:
+        """Run a failed job anew, whatever it failed of and however lately. Raises UnknownJob."""
+        old = self.records.stored_job(job_id)
+        if old.delivery == "answer":
+            raise UnknownJob("nobody waits for this typed prompt any more; type it again in the editor")
+        delivery: Delivery = "write" if old.delivery == "claim" else old.delivery
+        anew = {"run": new_run(), "attempt": 0, "hurry": False, "delivery": delivery, "enqueued_at_s": time.time()}
+        self.records.dead.drop([message_id(old)])
+        self._send(*JobRecords(self._redis, failed_memory_s=0).admit([old.model_copy(update=anew)]))
 
     def cancel(self, project_id: int, task_ids: Sequence[int]) -> None:
         """Jobs of deleted tasks end as cancelled when a worker or the writer meets them."""
@@ -288,7 +299,10 @@ class Dispatcher:
             if seated:
                 self._seats.release()
 
-    def _check_room(self, new_jobs: int) -> None:
+    def _check_room(self, new_jobs: int, project_id: int) -> None:
+        limit = self._settings.max_waiting_per_project
+        if self.records.counts(project_id)["queued"] + new_jobs > limit:
+            raise QueueFull(f"MAX_WAITING_PER_PROJECT={limit} jobs of project {project_id} are waiting; ask later")
         if self.records.open_count() + new_jobs > self._settings.queue_limit:
             raise QueueFull(f"QUEUE_LIMIT={self._settings.queue_limit} jobs are waiting; start more workers, or wait")
         memory = self._redis.info("memory")

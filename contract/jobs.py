@@ -25,8 +25,8 @@ Delivery = Literal["write", "claim", "hold", "answer"]
 """Who delivers the boxes: `write` the writer; `claim` whoever claims first, the waiting /predict or the writer (one
 opened task); `hold` kept in Redis for the next /predict (no token); `answer` only the waiting caller (interactive)."""
 
-Requester = Literal["label-studio", "cli", "auto"]
-"""Who asked for a fine-tune: its "Start training" button, `groundcrew finetune`, or FINETUNE_AFTER."""
+Requester = Literal["label-studio", "cli", "page", "auto"]
+"""Who asked for a fine-tune: its "Start training" button, `groundcrew finetune`, the status page, or FINETUNE_AFTER."""
 
 
 def bulk_queue(project_id: int, shards: int) -> str:

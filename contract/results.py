@@ -111,6 +111,10 @@ class Results:
         recent = self._redis.mget([_written(job) for job in jobs])
         return [(_as_mark(run), seen is not None) for run, seen in zip(runs, recent, strict=True)]
 
+    def redis_started_s(self) -> float:
+        """Unix time since which this Redis runs; what was marked just before may be lost."""
+        return time.time() - int(self._redis.info("server")["uptime_in_seconds"])
+
     def mark_posting(self, jobs: Sequence[WriteBackJob]) -> None:
         """Before the POST: after a crash the next try knows that it has to look first."""
         self._set_marks(jobs, "posting")

@@ -53,7 +53,8 @@ class Settings(BaseModel):
 
     redis_url: str = Field("", description="Broker and job records. Without it `groundcrew up` starts its own")
     queue_limit: int = Field(200_000, ge=1, description="Most waiting jobs; beyond it new ones get 503 with Retry-After")
-    queue_shards: int = Field(8, ge=1, le=64, description="Bulk queues that projects are spread over; equal for API and workers")
+    max_waiting_per_project: int = Field(150_000, ge=1, description="Most waiting jobs of one project, so that others find room; beyond it new ones get 503 with Retry-After")
+    queue_shards: int = Field(16, ge=1, le=64, description="Bulk queues that projects are spread over; equal for API and workers")
 
     config_file: str = Field("", description="mmengine config: a path, or the name of an mm_grounding_dino config in mmdet's wheel. Empty: the tiny model")
     checkpoint_file: Path | None = Field(None, description="Weights that fit CONFIG_FILE: .pth or .safetensors")

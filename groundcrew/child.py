@@ -5,17 +5,21 @@ Must not import: anything outside the standard library.
 Example: child = Child.start(["label-studio", "start"], log_path=Path("ls.log")); child.stop()
 """
 
+import ctypes
 import os
 import signal
 import socket
 import subprocess
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import IO
 
 #: What a program needs to run at all. Anything else (LABEL_STUDIO_HOST, PORT, DEBUG ...) would change how it behaves.
 _KEPT_VARIABLES = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE")
+_PR_SET_PDEATHSIG = 1  #: linux/prctl.h
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded before any fork
 
 
 def bare_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -46,15 +50,20 @@ class Child:
         log_path: Path | None = None,
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
+        when_we_die: signal.Signals | None = None,
+        pass_fds: Sequence[int] = (),
     ) -> "Child":
         """Starts `command` in a new process group; both its output streams go to `log_path`, or to ours.
 
+        `when_we_die` reaches it when the calling thread ends, even by kill -9 (Linux). `pass_fds` stay open in it.
         Raises OSError if the program does not exist or cannot run.
         """
         with _open_log(log_path) as log:
             process = subprocess.Popen(
-                command, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )
+                command, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                start_new_session=True, pass_fds=pass_fds,
+                preexec_fn=None if when_we_die is None else _dying_wish(when_we_die),
+            )  # fmt: skip
         return cls(process, log_path)
 
     @property
@@ -88,6 +97,19 @@ class Child:
     def _signal_group(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, number)
+
+
+def _dying_wish(number: signal.Signals) -> Callable[[], None]:
+    """What the child does between fork and exec; the wish survives the exec."""
+    parent_pid = os.getpid()
+
+    def ask() -> None:
+        if _LIBC is not None:
+            _LIBC.prctl(_PR_SET_PDEATHSIG, int(number))
+            if os.getppid() != parent_pid:  # it died before we asked
+                os._exit(1)
+
+    return ask
 
 
 def _open_log(log_path: Path | None) -> AbstractContextManager[IO[bytes] | None]:

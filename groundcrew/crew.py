@@ -60,6 +60,11 @@ class Crew:
             raise
         return crew
 
+    @property
+    def pid(self) -> int:
+        """Of `groundcrew up` itself."""
+        return self._child.pid
+
     def log_tail(self) -> str:
         return self._child.log_tail()
 

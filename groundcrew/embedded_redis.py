@@ -7,12 +7,16 @@ Example: `with EmbeddedRedis.start(Path(".groundcrew/redis")) as server: use(ser
 
 from __future__ import annotations
 
+import fcntl
 import shutil
+import signal
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import IO
 
 import redis
 
@@ -65,8 +69,10 @@ class EmbeddedRedis:
         self.stop()
 
     def _start_child(self) -> Child:
-        command = _command(self._data_dir, self._socket_dir)
-        return Child.start(command, env=bare_environment(), log_path=self._data_dir / "redis.log")
+        command, log_path = _command(self._data_dir, self._socket_dir), self._data_dir / "redis.log"
+        with _lock(self._data_dir / "redis.lock") as lock:
+            return Child.start(command, env=bare_environment(), log_path=log_path, when_we_die=signal.SIGTERM,
+                               pass_fds=[lock.fileno()])  # fmt: skip
 
     def _wait_until_ready(self) -> None:
         end = time.monotonic() + START_DEADLINE_S
@@ -78,6 +84,25 @@ class EmbeddedRedis:
                 except redis.RedisError:  # not there yet, or still loading its file
                     time.sleep(0.05)
         raise BrokerUnavailable(f"the embedded Redis did not start:\n{self._child.log_tail()}")
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[IO[str]]:
+    """Held by the server itself, which inherits the file: two servers on one append-only file would spoil it.
+
+    One whose crew was killed may need a moment to write its data. Raises BrokerUnavailable.
+    """
+    end = time.monotonic() + START_DEADLINE_S
+    with path.open("w") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise BrokerUnavailable(f"another Redis still runs on {path.parent}; stop it first") from None
+                time.sleep(0.05)
+        yield lock
 
 
 def _command(data_dir: Path, socket_dir: Path) -> list[str]:

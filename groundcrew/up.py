@@ -55,7 +55,9 @@ class Part:
 
     def start(self) -> None:
         self._started_s = time.monotonic()
-        self.child = Child.start(self._command, env=self._env)
+        # Nothing is lost by a kill: a worker's messages come back. The API gets the time to answer whom it serves.
+        wish = signal.SIGTERM if self.name == "API" else signal.SIGKILL
+        self.child = Child.start(self._command, env=self._env, when_we_die=wish)
 
     def keep_alive(self, say: Callable[[str], None]) -> None:
         """Start it again when it has ended, after a pause that grows with each early death.

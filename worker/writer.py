@@ -73,14 +73,18 @@ class Writer:
         return mine
 
     def _without_stored(self, jobs: list[WriteBackJob], outcomes: Outcomes) -> list[WriteBackJob]:
-        """Those that still have to be written. Where a write may have happened before, Label Studio is asked."""
-        todo = []
+        """Those that still have to be written. Where a write may have happened before, Label Studio is asked.
+
+        A Redis that was killed may have forgotten marks of its last second: jobs that are older than it are looked up.
+        """
+        todo: list[WriteBackJob] = []
+        started_s = self._results.redis_started_s() if jobs else 0.0
         for job, (mark, recent) in zip(jobs, self._results.marks(jobs), strict=True):
             if self._records.is_deleted(job.project_id, job.prediction.task_id):
                 outcomes[id(job)] = JobCancelled(f"task {job.prediction.task_id} was deleted")
             elif mark == "written":
                 outcomes[id(job)] = self._replace(job)
-            elif mark == "posting" or recent or job.verify:
+            elif mark == "posting" or recent or job.verify or job.asked_at_s < started_s:
                 self._look_first(job, todo, outcomes)
             else:
                 todo.append(job)

@@ -16,4 +16,6 @@ def predict_job(task_id: int = 1, **fields: Any) -> PredictJob:
 def write_job(task_id: int = 1, **fields: Any) -> WriteBackJob:
     job = predict_job(task_id)
     prediction = Prediction(task_id=task_id, model_version=job.model_version, score=0.5, result=[])
-    return WriteBackJob(**{"id": job.id, "run": job.run, "project_id": 1, "prediction": prediction} | fields)
+    later_s = job.enqueued_at_s + 60  # asked after Redis started, however young that Redis is
+    known = {"id": job.id, "run": job.run, "project_id": 1, "prediction": prediction, "asked_at_s": later_s}
+    return WriteBackJob(**known | fields)

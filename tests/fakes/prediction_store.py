@@ -3,7 +3,7 @@
 Nothing is idempotent; the bulk endpoint refuses all for one bad task id and drops invalid items silently.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from contract.errors import LabelStudioRefused, LabelStudioUnreachable
 from contract.jobs import Prediction
@@ -15,12 +15,14 @@ class FakePredictionStore:
         self.requests: list[int] = []  #: predictions in each POST
         self.unknown_tasks: set[int] = set()  #: POSTs that name one are refused as a whole
         self.dropped_tasks: set[int] = set()  #: their predictions are dropped silently
+        self.on_store: Callable[[], object] = lambda: None  #: what happens elsewhere during the request
         self.down = False
         self.refuses_removal = False
         self.lose_answer = False  #: store, but let the answer get lost once
 
     def store(self, project_id: int, predictions: Sequence[Prediction]) -> int:
         self.requests.append(len(predictions))
+        self.on_store()
         if self.down:
             raise LabelStudioUnreachable("down")
         if self.unknown_tasks & {p.task_id for p in predictions}:

@@ -138,3 +138,16 @@ def test_the_old_one_goes_in_the_end_even_when_label_studio_is_away_in_between(m
     store.refuses_removal = False
     writer.write(job)
     assert [p.model_version for p in store.stored] == [job.prediction.model_version]
+
+
+def test_a_job_from_before_redis_was_started_is_looked_up_since_its_mark_may_be_lost(make_writer, store):
+    store.stored.append(write_job(1).prediction)
+    make_writer().write(write_job(1, asked_at_s=1.0))
+    assert store.tasks() == [1]
+
+
+def test_a_lock_that_lapsed_is_not_taken_from_its_next_owner(make_writer, client, store):
+    writer, job = make_writer(), write_job(1)
+    store.on_store = lambda: client.set(f"gc:lock:{job.id}", "another writer")
+    writer.write(job)
+    assert client.get(f"gc:lock:{job.id}") == "another writer"

@@ -44,8 +44,9 @@ def test_the_id_depends_on_project_task_and_version_only():
     assert job_id(1, 7, "tiny-shapes-1.00000000") != job_id(1, 7, "tiny-shapes-1.3fa2c19b")
 
 
-def test_a_project_stays_on_its_shard():
-    assert [bulk_queue(project, 8) for project in (1, 2, 3)] == ["predict.bulk.7", "predict.bulk.5", "predict.bulk.3"]
+def test_neighbouring_projects_have_a_shard_each():
+    assert [bulk_queue(project, 8) for project in (1, 2, 9)] == ["predict.bulk.1", "predict.bulk.2", "predict.bulk.1"]
+    assert {bulk_queue(project, 8) for project in range(57, 65)} == set(bulk_queues(8))
     assert bulk_queue(123, 4) in bulk_queues(4)
 
 
