@@ -1,7 +1,7 @@
 """The real tiny model on a large picture: what is too small in the whole of it is found in tiles, and nothing twice.
 
 Called by: pytest. Must not import: Celery, redis.
-Example: .venv/bin/python -m pytest tests/flow/test_tiles.py
+Example: .venv/bin/python -m pytest tests/flow/test_large_images.py
 """
 
 import json
