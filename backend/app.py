@@ -19,6 +19,7 @@ from werkzeug.exceptions import HTTPException
 from backend.auth import SecretPath, check_access
 from backend.dispatch import Dispatcher
 from backend.models import ModelCards
+from backend.pages import Pages
 from backend.payloads import LIMIT_BYTES
 from backend.routes import Routes
 from backend.watch import Watch
@@ -49,7 +50,9 @@ def create_app(settings: Settings) -> Flask:
     app.before_request(lambda: check_access(settings, request))
     app.after_request(_end)
     app.register_error_handler(Exception, _answer_error)
-    app.register_blueprint(Routes(settings, ModelCards(settings), Dispatcher(settings), Watch(settings)).blueprint())
+    parts = settings, ModelCards(settings), Dispatcher(settings), Watch(settings)
+    app.register_blueprint(Routes(*parts).blueprint())
+    app.register_blueprint(Pages(*parts).blueprint())
     _advise(settings)
     return app
 

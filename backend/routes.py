@@ -15,7 +15,6 @@ from flask import Blueprint, Response, request
 from backend.dispatch import Dispatcher
 from backend.metrics import CONTENT_TYPE, write_metrics
 from backend.models import ModelCards, ProjectModel
-from backend.pages import write_home
 from backend.payloads import Event, parse_json, read_images, read_predict, read_setup, read_webhook
 from backend.watch import Watch
 from contract.errors import PayloadError
@@ -38,7 +37,6 @@ class Routes:
 
     def blueprint(self) -> Blueprint:
         routes = Blueprint("groundcrew", __name__)
-        routes.get("/")(self.home)
         routes.get("/health")(self.health)
         routes.post("/setup")(self.setup)
         routes.post("/predict")(self.predict)
@@ -157,11 +155,6 @@ class Routes:
 
     def metrics(self) -> Response:
         return Response(write_metrics(self._watch, self._dispatcher), content_type=CONTENT_TYPE)
-
-    def home(self) -> Response:
-        return Response(
-            write_home(self._watch, self._dispatcher, self._models), content_type="text/html; charset=utf-8"
-        )
 
     # -- small steps -----------------------------------------------------------------------------------------------
 

@@ -42,6 +42,7 @@ redis.call('HINCRBY', KEYS[2], 'queued', 1)
 redis.call('ZADD', KEYS[3], ARGV[2], ARGV[1] .. '.' .. ARGV[4])
 redis.call('ZADD', KEYS[4], ARGV[2], ARGV[1])
 redis.call('ZREMRANGEBYRANK', KEYS[4], 0, -10001)
+redis.call('ZREM', KEYS[5], ARGV[1])
 return 1
 """
 
@@ -120,7 +121,8 @@ class JobRecords:
         now = time.time()
         with self._redis.pipeline(transaction=False) as pipe:
             for job in jobs:
-                keys = [_record(job.id), _counts(job.project_id), OPEN_KEY, _latest(job.project_id)]
+                project = job.project_id
+                keys = [_record(job.id), _counts(project), OPEN_KEY, _latest(project), _failed(project)]
                 self._admit(keys=keys, args=[job.id, now, self._failed_memory_s, job.run, _body(job)], client=pipe)
             admitted = pipe.execute()
         return [job for job, new in zip(jobs, admitted, strict=True) if new]

@@ -149,12 +149,19 @@ def test_work_is_refused_with_503_while_redis_is_away(name: str) -> None:
 
 def test_metrics_and_the_page_work_without_redis() -> None:
     # given / when
-    metrics, page = api().get("/metrics"), api().get("/")
+    metrics, page = api().get("/metrics"), api().get("/", headers={"Accept": "text/html"})
 
     # then
     assert "groundcrew_redis_up 0.0" in metrics.text
     assert metrics.content_type.startswith("text/plain")
-    assert "Redis is down" in page.text
+    assert "Redis does not answer" in page.text
+
+
+def test_programs_get_json_where_browsers_get_a_page() -> None:
+    # Label Studio and curl send */*
+    assert api().get("/", headers={"Accept": "*/*"}).json["status"] == "UP"
+    assert api().get("/").json["model_class"] == "Groundcrew"
+    assert api().get("/", headers={"Accept": "text/html,*/*;q=0.8"}).content_type.startswith("text/html")
 
 
 @pytest.mark.parametrize(
