@@ -38,6 +38,14 @@ def finetune(as_json: bool, threads: int) -> None:
     click.echo(json.dumps(found) if as_json else "\n".join(f"{name:26} {value}" for name, value in found.items()))
 
 
+@bench.command("finetune-latency")
+@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON only")
+def finetune_latency(as_json: bool) -> None:
+    """Time typed prompts beside a fine-tune and without one, on this machine, in turns."""
+    found = load_benchmark("finetune_latency").measure(say=lambda text: None if as_json else click.echo(text, err=True))
+    click.echo(json.dumps(found) if as_json else "\n".join(f"{name:26} {value}" for name, value in found.items()))
+
+
 def load_benchmark(name: str) -> ModuleType:
     """A module of benchmarks/.
 
