@@ -1,7 +1,7 @@
 # Everything a person or CI does with this repository. `make` alone prints the targets.
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-unit test-slow test-services check bench clean
+.PHONY: help install demo test test-unit test-slow test-services check audit env bench clean
 
 # Any Python 3.11 or 3.12 will do: make test PYTHON=/path/to/python3.12
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(shell command -v $(name))))
@@ -43,10 +43,17 @@ test-slow: install ## tests that need no service but a minute, such as those of 
 test-services: install ## tests with a real Redis, Celery, Label Studio and browser (tests/services)
 	$(RUN) pytest tests/services
 
-check: install ## lint, types and import rules
+check: install ## lint, types, import rules and a look for insecure code
 	$(RUN) ruff check .
 	$(RUN) mypy
 	$(VENV)/bin/lint-imports
+	$(RUN) bandit --quiet --recursive --configfile bandit.yaml contract backend worker groundcrew deploy
+
+audit: install ## known vulnerabilities of the installed packages (needs pypi.org; apart from check, which works offline)
+	$(VENV)/bin/pip-audit --local --progress-spinner off --strict
+
+env: ## write .env with random passwords, for docker-compose (once)
+	@python3 deploy/make_env.py .env.example .env
 
 bench: install ## measure the tiny model on this machine: quality on fresh scenes, time an image
 	@$(RUN) groundcrew.zoo.evaluate_tiny

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from types import MappingProxyType
-from xml.etree.ElementTree import Element, ParseError  # types and the error only: parsing is defusedxml's
+from xml.etree.ElementTree import Element, ParseError  # nosec B405 - types only: parsing is defusedxml's
 
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring

@@ -69,10 +69,13 @@ def up(workers: int, as_json: bool, **flags: Any) -> None:
 
     Each flag is also an environment variable (in brackets); a flag wins.
     """
+    from groundcrew.credentials import CREDENTIALS_FILE, describe_new, with_credentials
     from groundcrew.up import Up
     from groundcrew.welcome import print_welcome
 
-    settings = read_settings(**flags)
+    settings, made = with_credentials(read_settings(**flags), CREDENTIALS_FILE)
+    if made:
+        say("\n".join(describe_new(settings, CREDENTIALS_FILE)))
 
     def on_ready(url: str) -> None:
         if as_json:

@@ -41,7 +41,8 @@ def _model(settings: Settings) -> Iterator[str]:
 def _connect(settings: Settings, shown_url: str) -> Iterator[str]:
     yield "In Label Studio open your project's Settings > Model > Connect Model and enter"
     yield "    Name                         Groundcrew"
-    yield f"    Backend URL                  {shown_url}"
+    secret = "/s/<WEBHOOK_SECRET>" if settings.webhook_secret.get_secret_value() else ""
+    yield f"    Backend URL                  {shown_url}{secret}"
     if settings.basic_auth_user:
         yield f"    Authentication method        Basic Authentication: {settings.basic_auth_user}, your BASIC_AUTH_PASS"
     else:

@@ -8,8 +8,7 @@ Example: images = make_images(24); images[0].file.name  # "scene-00.png"
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from xml.sax.saxutils import quoteattr
-
+from xml.sax.saxutils import quoteattr  # nosec B406 - writes, never parses
 from PIL import Image
 
 from groundcrew.boxes import LabelledBox

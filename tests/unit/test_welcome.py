@@ -58,4 +58,5 @@ def test_it_shows_no_secret():
                 redis_url="redis://:hush-4@localhost:6379")  # fmt: skip
 
     assert "Basic Authentication: crew, your BASIC_AUTH_PASS" in said
+    assert "http://127.0.0.1:9090/s/<WEBHOOK_SECRET>" in said
     assert "hush" not in said
