@@ -8,7 +8,7 @@ the API in between, as server-sent events would. Example: open http://localhost:
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import redis
@@ -25,7 +25,7 @@ from backend.ui.snapshot import JOBS_A_PAGE, PICTURES, TOKENS_READ, Overview, Re
 from backend.ui.words import DEFAULT, LANGUAGES, Words
 from backend.watch import Watch
 from contract.broker import connect_redis
-from contract.errors import GroundcrewError
+from contract.errors import BrokerUnavailable, GroundcrewError
 from contract.settings import Settings
 
 THEMES = ("light", "dark", "auto")
@@ -48,18 +48,23 @@ class Pages:
         pages = Blueprint(
             "pages", "backend.ui", template_folder="templates", static_folder="static", static_url_path="/ui/static"
         )
-        pages.get("/")(self.home)
-        pages.get("/ui/projects/<int:project_id>", endpoint="project")(self.project)
-        pages.get("/ui/models")(self.models)
-        pages.get("/ui/models/<ref>", endpoint="model")(self.model)
-        pages.get("/ui/models/<ref>/<name>", endpoint="picture")(self.picture)
-        pages.get("/agreement", endpoint="agreement")(self.agreement)
-        pages.post("/ui/jobs/<job_id>/cancel", endpoint="cancel")(self.cancel)
-        pages.post("/ui/jobs/<job_id>/replay", endpoint="replay")(self.replay)
-        pages.post("/ui/projects/<int:project_id>/promote", endpoint="promote")(self.promote)
-        pages.post("/ui/projects/<int:project_id>/rollback", endpoint="rollback")(self.rollback)
-        pages.post("/ui/projects/<int:project_id>/finetune", endpoint="finetune")(self.finetune)
-        pages.register_error_handler(GroundcrewError, self._show_problem)
+        for rule, page in (
+            ("/", self.home),
+            ("/ui/projects/<int:project_id>", self.project),
+            ("/ui/models", self.models),
+            ("/ui/models/<ref>", self.model),
+            ("/ui/models/<ref>/<name>", self.picture),
+            ("/agreement", self.agreement),
+        ):
+            pages.get(rule)(self._with_problems(page))
+        for rule, button in (
+            ("/ui/jobs/<job_id>/cancel", self.cancel),
+            ("/ui/jobs/<job_id>/replay", self.replay),
+            ("/ui/projects/<int:project_id>/promote", self.promote),
+            ("/ui/projects/<int:project_id>/rollback", self.rollback),
+            ("/ui/projects/<int:project_id>/finetune", self.finetune),
+        ):
+            pages.post(rule)(self._with_problems(button))
         return pages
 
     # -- pages -------------------------------------------------------------------------------------------------------
@@ -143,12 +148,22 @@ class Pages:
 
     # -- rendering ---------------------------------------------------------------------------------------------------
 
-    def _show_problem(self, error: GroundcrewError) -> Answer:
-        response = make_response(self._show("problem.html", "overview", error=error))
-        response.status_code = error.http_status
-        return response
+    def _with_problems(self, view: Callable[..., Answer]) -> Callable[..., Answer]:
+        """Errors of the view as a page; those of backend.auth, before it, stay what programs and browsers expect."""
 
-    def _show(self, template: str, section: str, *, poll: bool = False, **values: object) -> Response:
+        @wraps(view)
+        def show(**arguments: Any) -> Answer:
+            try:
+                return view(**arguments)
+            except (GroundcrewError, redis.RedisError) as error:
+                known = error if isinstance(error, GroundcrewError) else BrokerUnavailable()
+                return self._show("problem.html", "overview", status=known.http_status, error=known)
+
+        return show
+
+    def _show(
+        self, template: str, section: str, *, poll: bool = False, status: int = 200, **values: object
+    ) -> Response:
         words, theme = Words(_choose("lang", LANGUAGES, _accepted())), _choose("theme", THEMES, "auto")
         token, said = guard.token_of(request), request.cookies.get("gc_said")
         partial_page = "HX-Request" in request.headers
@@ -158,7 +173,7 @@ class Pages:
             said=said if said in SAID else None, label_studio_url=self._settings.label_studio_url,
             **_translated(values, words),
         )  # fmt: skip
-        response = make_response(body)
+        response = make_response(body, status)
         response.headers.update(guard.HEADERS)
         response.headers["Vary"] = "Accept, Accept-Language, Cookie, HX-Request"
         if not partial_page:
