@@ -1,6 +1,6 @@
 """Writes .env from .env.example, with a random value for every secret that is empty there. Standard library only.
 
-Called by: make env, before the first `docker-compose up`. Must not import: anything of ours; it runs without our packages.
+Called by: make env, before the first `docker-compose up`. It runs without our packages.
 Example: python3 deploy/make_env.py .env.example .env
 """
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr  # nosec B406 - writes, never parses
+
 from contract.labels import LabelMap
 from contract.regions import boxes_to_result, prediction_score
 from groundcrew.coco import FoundImage

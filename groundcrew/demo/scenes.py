@@ -9,6 +9,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import quoteattr  # nosec B406 - writes, never parses
+
 from PIL import Image
 
 from groundcrew.boxes import LabelledBox
