@@ -16,6 +16,8 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from backend.dispatch import Dispatcher
 from backend.watch import Watch
 from contract.broker import all_queues
+from contract.dead_letters import TIMES as DEAD_LETTERS
+from contract.delayed import KEY as DELAYED
 from contract.finetune import OPEN_KEY as OPEN_FINETUNES
 from contract.jobs import EXPAND_QUEUE, WRITE_QUEUE
 from contract.leases import is_held
@@ -42,7 +44,8 @@ class Gauges:
         yield _family("queue_messages", "Messages waiting in a queue.", ["queue"], self._depths)
         yield _family("queue_oldest_seconds", "Age of the oldest message of a queue.", ["queue"], self._ages())
         yield _gauge("inflight_messages", "Messages that a process holds.", float(self._redis.hlen(UNACKED_KEY)))
-        yield _gauge("delayed_jobs", "Jobs that wait for their next try.", float(self._redis.zcard("gc:delayed")))
+        yield _gauge("delayed_jobs", "Jobs that wait for their next try.", float(self._redis.zcard(DELAYED)))
+        yield _gauge("dead_letters", "Messages that were given up and kept.", float(self._redis.zcard(DEAD_LETTERS)))
         yield self._jobs()
         text = "Time since the project's oldest open job moved on."
         yield _family("oldest_open_job_seconds", text, ["project"], self._oldest())

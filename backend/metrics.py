@@ -52,9 +52,9 @@ def _counted(watch: Watch) -> Iterator[Metric]:
 
 def _counter_family(counter: Counter, sums: Mapping[Sample, float]) -> Metric:
     family = CounterMetricFamily(counter.name, counter.text, labels=counter.labels)
-    for (name, *labels), value in sorted(sums.items()):
-        if name == counter.name:
-            family.add_metric(labels, value)
+    found = {sample[1:]: value for sample, value in sums.items() if sample[0] == counter.name}
+    for labels, value in sorted(({(zero,): 0.0 for zero in counter.zeros} | found).items()):
+        family.add_metric(labels, value)
     return family
 
 

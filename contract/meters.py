@@ -72,6 +72,7 @@ class Counter:
     text: str
     labels: tuple[str, ...] = ()
     tally: Tally = field(default=TALLY, repr=False)
+    zeros: tuple[str, ...] = ()  #: values of the one label that are shown from the start: a rise needs a zero before it
 
     def add(self, amount: float = 1, **labels: str) -> None:
         self.tally.add({(self.name, *_values(self.labels, labels)): amount})
@@ -119,8 +120,13 @@ IMAGES = Counter("groundcrew_images_total", "Images in which boxes were looked f
 MODEL_LOAD = Histogram("groundcrew_model_load_seconds", "Time to load one model version.", ("model",))
 FAILURES = Counter("groundcrew_job_failures_total", "Predict jobs that failed for good.", ("code",))
 RETRIES = Counter("groundcrew_job_retries_total", "Jobs that will be tried again.", ("code",))
-WRITTEN = Counter("groundcrew_predictions_written_total", "Write-backs: stored, or what went wrong.", ("result",))
-NOTIFIED = Counter("groundcrew_notifications_total", "Outgoing webhooks: delivered, retried, given_up.", ("result",))
+WRITTEN = Counter(
+    "groundcrew_predictions_written_total", "Write-backs: stored, or what went wrong.", ("result",), zeros=("stored",)
+)
+NOTIFIED = Counter(
+    "groundcrew_notifications_total", "Outgoing webhooks by what came of a try.", ("result",),
+    zeros=("delivered", "retried", "given_up"),
+)  # fmt: skip
 REQUESTS = Histogram("groundcrew_http_request_seconds", "Time of one request to the API.", ("route", "status"))
 
 COUNTERS = (IMAGES, FAILURES, RETRIES, WRITTEN, NOTIFIED)
