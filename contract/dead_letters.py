@@ -19,6 +19,7 @@ from contract.delayed import dump_message
 from contract.envelopes import message_id
 from contract.errors import GroundcrewError, UnknownJob
 from contract.jobs import Job
+from contract.redact import redact
 
 LETTERS = "gc:dead"  #: hash: id -> letter
 TIMES = "gc:dead:at"  #: sorted set of ids by the Unix time of their death
@@ -57,7 +58,7 @@ class DeadLetters:
 
     def _keep(self, letter_id: str, name: str, message: str, error: GroundcrewError, attempts: int) -> None:
         letter = DeadLetter(
-            id=letter_id, name=name, code=error.code, reason=error.message, attempts=attempts, at_s=time.time(),
+            id=letter_id, name=name, code=error.code, reason=redact(error.message), attempts=attempts, at_s=time.time(),
             message=message,
         )  # fmt: skip
         with self._redis.pipeline() as pipe:

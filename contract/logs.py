@@ -16,6 +16,7 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 
 from contract.jobs import Job, WriteBackJob
+from contract.redact import RedactingFormatter, secrets_of
 from contract.settings import Settings
 
 Facts = Mapping[str, str | int]
@@ -26,7 +27,8 @@ def configure_logs(settings: Settings, role: str) -> None:
     """Log to standard error in LOG_FORMAT at LOG_LEVEL."""
     handler = logging.StreamHandler()
     text = logging.Formatter(f"%(asctime)s {role:<7} %(levelname)s %(message)s")
-    handler.setFormatter(JsonFormatter(role) if settings.log_format == "json" else text)
+    plain = JsonFormatter(role) if settings.log_format == "json" else text
+    handler.setFormatter(RedactingFormatter(plain, secrets_of(settings)))
     logging.basicConfig(level=settings.log_level, handlers=[handler])
 
 

@@ -21,6 +21,7 @@ import redis
 from contract.dead_letters import DeadLetters
 from contract.errors import GroundcrewError, UnknownJob
 from contract.jobs import PredictJob
+from contract.redact import redact
 
 OPEN = ("queued", "running", "writing")
 STATES = (*OPEN, "done", "failed", "cancelled")
@@ -142,7 +143,7 @@ class JobRecords:
 
     def retry_later(self, job: PredictJob, error: GroundcrewError) -> bool:
         """running -> queued again, with the reason of this try."""
-        fields = {"code": error.code, "reason": error.message, "job": _body(job)}
+        fields = {"code": error.code, "reason": redact(error.message), "job": _body(job)}
         return self._move(job, "queued", ("running",), fields)
 
     def requeue(self, job: PredictJob) -> bool:
@@ -160,7 +161,7 @@ class JobRecords:
     def fail(self, job_id: str, run: str, project_id: int, error: GroundcrewError) -> bool:
         """-> failed, with code and reason; asked again within failed_memory_s it is answered [] at once."""
         return self._move_id(job_id, run, project_id, "failed", (*OPEN, "none"),
-                             {"code": error.code, "reason": error.message})  # fmt: skip
+                             {"code": error.code, "reason": redact(error.message)})  # fmt: skip
 
     def cancel(self, job_id: str, run: str, project_id: int, reason: str) -> bool:
         return self._move_id(job_id, run, project_id, "cancelled", OPEN, {"code": "cancelled", "reason": reason})
