@@ -1,7 +1,7 @@
 # Everything a person or CI does with this repository. `make` alone prints the targets.
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-unit test-slow test-services check audit env bench clean
+.PHONY: help install demo screenshots test test-unit test-slow test-services check audit env bench clean
 
 # Any Python 3.11 or 3.12 will do: make test PYTHON=/path/to/python3.12
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(shell command -v $(name))))
@@ -31,6 +31,9 @@ $(INSTALLED): setup.cfg pyproject.toml
 
 demo: install ## a real Label Studio whose images get their boxes; ONCE=1 checks them and ends
 	@$(VENV)/bin/groundcrew demo $(if $(ONCE),--once)
+
+screenshots: install ## pictures of the status page for the documentation, into docs/images (needs chromium)
+	$(RUN) docs.screenshots
 
 test: test-unit test-slow test-services ## all tests, the quick ones first
 

@@ -94,12 +94,12 @@ class Pages:
         return self._show("models.html", "models", listed=self._reader.models())
 
     def model(self, ref: str) -> Answer:
-        listed = {one.ref: one.card for one in self._reader.models()}
-        card = listed[ref] if ref in listed else self._models.registry.card(ref)
+        state, card = self._reader.version(ref)
         pictures = [name for name in PICTURES if self._reader.picture(ref, name) is not None]
         return self._show(
-            "model.html", "models", card=card, facts=read_facts(card), metrics=compare_metrics(card), pictures=pictures
-        )
+            "model.html", "models", card=card, state=state, facts=read_facts(card), metrics=compare_metrics(card),
+            pictures=pictures,
+        )  # fmt: skip
 
     def picture(self, ref: str, name: str) -> Answer:
         body = self._reader.picture(ref, name)
@@ -186,7 +186,7 @@ def _wants_html() -> bool:
     return "text/html" in request.headers.get("Accept", "")
 
 
-def _headline(view: Overview | None) -> dict[str, object]:
+def _headline(view: Overview | None) -> dict[str, Any]:
     """What the first line says, and in which mood."""
     if view is None:
         return {"mood": "trouble", "headline": ("hero_redis", 0)}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import redis
 
 from contract.agreement_records import AgreementRecords, Compared, VersionAgreement
-from contract.cards import Pointer, check_ref, read_pointer
+from contract.cards import Pointer, State, VersionCard, check_ref, read_pointer
 from contract.errors import RegistryError, UnknownJob
 from contract.finetune import FinetuneRecords
 from contract.heartbeats import alive
@@ -138,7 +138,7 @@ class Reader:
         shown = known[::-1][:PROJECTS_SHOWN]
         pace = self._records.pace()
         return Overview(
-            projects=self._rows(shown, pace),
+            projects=sorted(self._rows(shown, pace), key=lambda row: (-row.open, -row.total, row.id)),
             hidden_projects=len(known) - len(shown),
             processes=alive(self._redis),
             queues=queue_facts(self._redis, self._settings.queue_shards),
@@ -172,6 +172,13 @@ class Reader:
             return self._registry.list(project_id)[::-1]
         except RegistryError:
             return []
+
+    def version(self, ref: str) -> tuple[State, VersionCard]:
+        """One version. Raises UnknownVersion."""
+        for listed in self.models():
+            if listed.ref == ref:
+                return listed.state, listed.card
+        return "candidate", self._registry.card(ref)
 
     def picture(self, ref: str, name: str) -> bytes | None:
         """One of PICTURES as a PNG; None where the version has none. Raises UnknownVersion for an impossible name."""
