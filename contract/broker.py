@@ -18,6 +18,8 @@ from kombu.transport import TRANSPORT_ALIASES
 from contract.envelopes import Envelope, enclose
 from contract.errors import BrokerUnavailable
 from contract.jobs import EXPAND_QUEUE, FINETUNE_QUEUE, INTERACTIVE_QUEUE, WRITE_QUEUE, Job, bulk_queues
+from contract.sentinel import SCHEME as SENTINEL_SCHEME
+from contract.sentinel import SentinelAddress
 from contract.settings import Settings
 
 TRANSPORT_ALIASES.update(dict.fromkeys(("redis", "rediss"), "contract.redis_transport:Transport"))
@@ -41,6 +43,8 @@ def redis_url(settings: Settings) -> str:
 def celery_url(settings: Settings) -> str:
     """The same address for kombu, which names Unix sockets differently from redis-py."""
     url = redis_url(settings)
+    if url.startswith(SENTINEL_SCHEME):
+        return SentinelAddress.parse(url).kombu_url
     return url.replace("unix://", "redis+socket://", 1) if url.startswith("unix://") else url
 
 
@@ -79,6 +83,9 @@ def _transport_options(settings: Settings, publish_only: bool) -> dict[str, obje
         "health_check_interval": 25,
         "socket_keepalive": True,
     }
+    if redis_url(settings).startswith(SENTINEL_SCHEME):
+        address = SentinelAddress.parse(redis_url(settings))
+        options |= {"master_name": address.master, "sentinel_kwargs": address.sentinel_options}
     if publish_only:
         options |= {"socket_timeout": SOCKET_TIMEOUT_S, "socket_connect_timeout": SOCKET_TIMEOUT_S, "max_retries": 0}
     return options
@@ -88,14 +95,11 @@ def connect_redis(settings: Settings, *, timeout_s: float = SOCKET_TIMEOUT_S) ->
     """A redis-py client that answers or fails within timeout_s seconds (blocking reads bring their own limit)."""
     url = redis_url(settings)
     tcp_only = {} if url.startswith("unix://") else {"socket_keepalive": True}
-    return redis.Redis.from_url(
-        url,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
-        health_check_interval=25,
-        decode_responses=True,
-        **tcp_only,
-    )
+    timeouts = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
+    if url.startswith(SENTINEL_SCHEME):
+        address = SentinelAddress.parse(url)
+        return address.connect(health_check_interval=25, decode_responses=True, **timeouts, **tcp_only)
+    return redis.Redis.from_url(url, health_check_interval=25, decode_responses=True, **timeouts, **tcp_only)
 
 
 def send(app: Celery, jobs: Sequence[Job], *, shards: int) -> None:

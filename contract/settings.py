@@ -1,6 +1,6 @@
 """One frozen Settings object: every variable the system understands, checked once at the edge of each process.
 
-Called by: process entry points, which pass the object on. Must not import: anything of ours but errors.
+Called by: process entry points, which pass the object on. Must not import: anything of ours but errors and sentinel.
 No other module reads os.environ. Names are case-insensitive, so the older template's `config_file=...` works.
 Example: `settings = read_settings({"PREDICT_WAIT_S": "2"})`
 """
@@ -17,6 +17,8 @@ from typing import Annotated, Literal
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 from contract.errors import SettingsError
+from contract.sentinel import SCHEME as SENTINEL_SCHEME
+from contract.sentinel import SentinelAddress
 
 
 def _strip_slash(value: object) -> object:
@@ -63,6 +65,7 @@ class Settings(BaseModel):
     gpu_sharing: Literal["share", "wait", "refuse"] = Field("share", description="A worker that finds every GPU taken: `share` the one with most memory left, `wait` for a free one, or `refuse` to start")
     model_dir: str = Field(".groundcrew/models", description="Registry of model versions: a directory on a shared volume, or an fsspec URL such as s3://bucket/models")
     model_cache_dir: Path = Field(Path(".groundcrew/cache"), description="Where this machine keeps versions of a MODEL_DIR that is a URL")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="How the detector multiplies: bf16 is faster where the processor or GPU has units for it, which auto finds out; fp32 equals mmdet's own results")
     torch_threads: int = Field(0, ge=0, description="CPU threads of a detect call; 0: as many as there are cores")
 
     score_threshold: float | None = Field(None, ge=0, le=1, description="Boxes below it are dropped. Unset: what the model's card says, else 0.3")
@@ -172,8 +175,10 @@ def _check_together(settings: Settings) -> None:
         raise SettingsError("CHECKPOINT_FILE: is missing; CONFIG_FILE alone has no weights")
     if settings.checkpoint_file is not None and not settings.config_file:
         raise SettingsError("CONFIG_FILE: is missing; name the mmengine config that CHECKPOINT_FILE was trained with")
-    if settings.redis_url and not settings.redis_url.startswith(("redis://", "rediss://", "unix://")):
-        raise SettingsError("REDIS_URL: must begin with redis://, rediss:// or unix://")
+    if settings.redis_url.startswith(SENTINEL_SCHEME):
+        SentinelAddress.parse(settings.redis_url)
+    elif settings.redis_url and not settings.redis_url.startswith(("redis://", "rediss://", "unix://")):
+        raise SettingsError("REDIS_URL: must begin with redis://, rediss://, sentinel:// or unix://")
     if bool(settings.basic_auth_user) != bool(settings.basic_auth_pass.get_secret_value()):
         raise SettingsError("BASIC_AUTH_PASS: set both BASIC_AUTH_USER and BASIC_AUTH_PASS, or neither")
     if settings.notify_url:
