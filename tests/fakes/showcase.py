@@ -53,12 +53,12 @@ class Showcase:
         self._beats: list[Heartbeat] = []
 
     def fill(self) -> None:
+        self.add_versions(1)
         self.add_project(1, "Street scenes 街景", STREET)
         self.add_jobs(1, done=842, running=6, queued=310, failed=2)
         self.add_project(2, "Shelves", SHELF)
         self.add_jobs(2, done=240)
         self.add_project(3, "", SHELF)
-        self.add_versions(1)
         self.add_agreement(1)
         self.start_finetune(1)
         self.add_crew()
