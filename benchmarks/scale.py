@@ -12,44 +12,24 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import redis
-from PIL import Image
-
 from benchmarks.crew import start_crew, wait_until
+from benchmarks.load import fill_queue, open_queue, save_pictures
 from benchmarks.metered_worker import Call
-from contract.broker import make_celery, send
-from contract.jobs import PredictJob, bulk_queue, job_id
-from contract.settings import Settings
-from contract.status import JobRecords
-from groundcrew.demo.scenes import make_label_config
 
-PROJECT = 1
-MODEL = "tiny-shapes-1"
-VERSION = f"{MODEL}.benchmark"
-IMAGE_PX = (64, 48)
-IMAGE_NAME = "plain.png"
-PARKED = "bench:parked"
-CHUNK = 500
 DEADLINE_S = 150.0
 TASKS_A_WORKER = {1: 150, 8: 500}  #: by batch limit: a few seconds of work
 MIDDLE = (0.1, 0.9)  #: the share of images between which the rate is measured
 
 
-def save_image(folder: Path) -> None:
-    """The image of every task, as LOCAL_FILES_ROOT has it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", IMAGE_PX, "red").save(folder / IMAGE_NAME)
-
-
 def measure_scale(folder: Path, *, workers: int, batch: int, tasks: int | None = None) -> dict[str, float]:
     """One crew of so many workers; images_per_s, cpu_s_per_1000_tasks (workers, Redis), tasks_per_core_s."""
     tasks = tasks or workers * TASKS_A_WORKER[batch]
-    save_image(folder)
+    save_pictures(folder)
     environment = {"BATCH_SIZE": str(batch), "LOCAL_FILES_ROOT": str(folder)}
-    prepare = partial(fill, tasks=tasks)
+    prepare = partial(fill_queue, tasks=tasks)
     with start_crew(folder, workers=workers, parts=(), environment=environment, prepare=prepare) as crew:
         before = crew.cpu_s()
-        crew.client.rename(PARKED, _queue(crew.settings))
+        open_queue(crew.settings, crew.client)
         wait_until(lambda: sum(call.images for call in crew.calls()) >= tasks, DEADLINE_S, "the queue")
         time.sleep(0.2)  # the last boxes are on their way
         cpu_s = {name: now - before[name] for name, now in crew.cpu_s().items()}
@@ -74,25 +54,3 @@ def middle_rate(calls: Sequence[Call]) -> float:
     first, last = (ordered[int(share * (len(ordered) - 1))] for share in MIDDLE)
     images = sum(call.images for call in ordered if first.ended_s < call.ended_s <= last.ended_s)
     return images / (last.ended_s - first.ended_s)
-
-
-def fill(settings: Settings, client: redis.Redis, tasks: int) -> None:
-    """Record and queue tasks as the API and the writer do it, then park the queue where no worker looks."""
-    records = JobRecords(client, failed_memory_s=settings.failed_memory_s)
-    config_id = records.save_config(make_label_config(), {})
-    app = make_celery(settings)
-    for first in range(1, tasks + 1, CHUNK):
-        jobs = [_job(number, config_id) for number in range(first, min(first + CHUNK, tasks + 1))]
-        send(app, records.admit(jobs), shards=settings.queue_shards)
-    client.rename(_queue(settings), PARKED)
-
-
-def _job(number: int, config_id: str) -> PredictJob:
-    return PredictJob(
-        project_id=PROJECT, task_id=number, image=f"/data/local-files/?d={IMAGE_NAME}", config_id=config_id,
-        model=MODEL, model_version=VERSION, id=job_id(PROJECT, number, VERSION),
-    )  # fmt: skip
-
-
-def _queue(settings: Settings) -> str:
-    return bulk_queue(PROJECT, settings.queue_shards)
