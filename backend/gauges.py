@@ -47,7 +47,7 @@ class Gauges:
         yield _gauge("delayed_jobs", "Jobs that wait for their next try.", float(self._redis.zcard(DELAYED)))
         yield _gauge("dead_letters", "Messages that were given up and kept.", float(self._redis.zcard(DEAD_LETTERS)))
         yield self._jobs()
-        text = "Time since the project's oldest open job moved on."
+        text = "Time since the project's oldest open job moved on; 0 without one."
         yield _family("oldest_open_job_seconds", text, ["project"], self._oldest())
         text = "Work for a role: queued, running, delayed and leased. What scales the role."
         yield _family("outstanding_jobs", text, ["role"], self._outstanding())
@@ -80,7 +80,7 @@ class Gauges:
             project = str(row[0]).partition("-")[0].removeprefix("p")
             if project.isdigit():
                 ages.setdefault(project, max(0.0, time.time() - float(row[1])))
-        return ages
+        return dict.fromkeys(self._counts, 0.0) | ages
 
     def _outstanding(self) -> dict[str, float]:
         states: Counter[str] = Counter()

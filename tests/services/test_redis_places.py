@@ -1,4 +1,4 @@
-"""Redis behind TLS and behind Sentinel, through a failover: our own client, the API's sends and a real writer process."""
+"""Redis behind TLS and Sentinel, through a failover: our own client, the API's sends and a real writer process."""
 
 import sys
 
@@ -39,7 +39,8 @@ def start_writer(tmp_path):
 def send_and_wait(settings, task):
     """A job goes to the writer, and what it makes of it comes back: a record and a waiting message."""
     app, client = make_celery(settings, publish_only=True), connect_redis(settings)
-    job = ExpandJob(project_id=1, tasks=(NewTask(task_id=task, image="i"),), config_id="c", model="m", model_version="v")
+    tasks = (NewTask(task_id=task, image="i"),)
+    job = ExpandJob(project_id=1, tasks=tasks, config_id="c", model="m", model_version="v")
     wait_until(lambda: is_sent(app, job, settings), "the broker to take a job")
     (expected,) = job.predict_jobs()
 
