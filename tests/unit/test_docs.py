@@ -1,0 +1,168 @@
+"""What the documentation names exists: commands, flags, targets, modules, functions, files. What is not run says why.
+
+Called by: pytest. tests/services/test_docs.py runs the blocks; `make docs` finds dead links.
+Must not import: torch, backend, worker.
+Example: .venv/bin/python -m pytest tests/unit/test_docs.py
+"""
+
+import ast
+import importlib.util
+import json
+import re
+import shlex
+import subprocess
+from pathlib import Path
+from xml.etree.ElementTree import fromstring
+
+import click
+import pytest
+import yaml
+
+from contract.labels import read_label_config
+from contract.settings import Settings
+from groundcrew.cli import cli
+from tests.docs_blocks import DOCS, REPOSITORY, RUN_PAGES, Block, read_blocks
+
+PAGES = [*sorted(DOCS.rglob("*.md")), *sorted(REPOSITORY.glob("*.md"))]
+READMES = (REPOSITORY / "README.md", REPOSITORY / "README.zh-CN.md")
+BLOCKS = [block for page in PAGES for block in read_blocks(page)]
+SHELL = [block for block in BLOCKS if block.language == "bash"]
+
+
+def calls(block: Block) -> list[list[str]]:
+    """The commands of a block as words, without comments, continued lines joined."""
+    found = []
+    for line in re.sub(r"\\\n\s*", "", block.text).splitlines():
+        words = shlex.split(re.split(r"\s#\s", line)[0], comments=True) if line.count('"') % 2 == 0 else []
+        while words and re.match(r"[A-Z_]+=", words[0]):
+            words = words[1:]
+        found.append(words)
+    return [words for words in found if words]
+
+
+def command_of(words: list[str]) -> click.Command:
+    """The click command that the words call."""
+    command: click.Command = cli
+    for word in words:
+        if not isinstance(command, click.Group):
+            break
+        assert word in command.commands, f"groundcrew has no command {word}"
+        command = command.commands[word]
+    return command
+
+
+# -- blocks ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", SHELL, ids=lambda block: block.place)
+def test_a_shell_block_is_shell(block):
+    checked = subprocess.run(["bash", "-n"], input=block.text, text=True, capture_output=True, check=False)
+
+    assert checked.returncode == 0, checked.stderr
+
+
+@pytest.mark.parametrize("block", SHELL, ids=lambda block: block.place)
+def test_commands_flags_targets_and_modules_exist(block):
+    targets = re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+    for words in calls(block):
+        program, rest = Path(words[0]).name, words[1:]
+        if program == "groundcrew":
+            known = {flag for param in command_of(rest).params for flag in param.opts} | {"--help", "--version"}
+            named = {word.split("=")[0] for word in rest if word.startswith("--")}
+            assert named <= known, f"{block.place}: {named - known}"
+        if program == "make":
+            assert [word for word in rest if "=" not in word and word not in targets] == [], block.place
+        if program.startswith("python") and rest[:1] == ["-m"] and rest[1] != "venv":
+            assert importlib.util.find_spec(rest[1]), f"{block.place}: no module {rest[1]}"
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.place)
+def test_other_blocks_are_what_they_say(block):
+    match block.language:
+        case "xml":
+            read_label_config(block.text)
+            fromstring(block.text)
+        case "json":
+            json.loads(block.text)
+        case "yaml":
+            list(yaml.safe_load_all(block.text))
+        case "python":
+            ast.parse(block.text)
+        case language:
+            assert language in ("bash", "text", "ini", "bibtex", "promql", "nginx", "toml", "dockerfile", "console",
+                                "diff", "http"), f"{block.place}: say what it is"  # fmt: skip
+
+
+def test_what_is_not_run_has_a_reason_that_holds():
+    for block in BLOCKS:
+        assert not block.not_run or len(block.not_run) > 10, block.place
+        for test in re.findall(r"tests/[\w/]+\.py", block.not_run):
+            assert (REPOSITORY / test).exists(), f"{block.place}: {test} is gone"
+
+
+def test_every_page_of_the_path_has_blocks_that_run():
+    for name in RUN_PAGES:
+        assert [block for block in read_blocks(DOCS / name) if block.language == "bash" and not block.not_run], name
+
+
+# -- names -------------------------------------------------------------------------------------------------------------
+
+
+def test_settings_named_in_the_documentation_exist():
+    """In the pages of the path and the READMEs: NAME=value in a block is a setting of ours, or of the tool it starts."""
+    foreign = {"ML_BLOCK_LOCAL_IP", "SSRF_PROTECTION_ENABLED", "ONCE", "TORCH", "PYTHON",
+               "LABEL_STUDIO_HOST", "LABEL_STUDIO_ACCESS_TOKEN"}  # fmt: skip
+    ours = {name.upper() for name in Settings.model_fields}
+    pages = [DOCS / name for name in RUN_PAGES] + [page for page in READMES if page.exists()]
+    for block in (block for page in pages for block in read_blocks(page) if block.language == "bash"):
+        named = set(re.findall(r"\b([A-Z][A-Z_0-9]{3,})=", block.text))
+        assert named <= ours | foreign, f"{block.place}: {named - ours - foreign}"
+
+
+def test_functions_named_in_the_architecture_exist():
+    """Rows such as | ... | `worker/tasks.py`: `predict`, `write_back` |"""
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"`([\w/]+\.py)`: ((?:`[\w.]+`(?:, )?)+)", text)
+    assert len(rows) > 12
+    for path, names in rows:
+        source = (REPOSITORY / path).read_text(encoding="utf-8")
+        for name in re.findall(r"`([\w.]+)`", names):
+            assert re.search(rf"^\s*(?:def|class) {name.split('.')[-1]}\b", source, re.MULTILINE), f"{path}: {name}"
+
+
+@pytest.mark.parametrize("page", sorted(REPOSITORY.glob("*.md")), ids=lambda page: page.name)
+def test_links_of_pages_outside_the_site_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        assert "://" in target or target.startswith("mailto:") or (page.parent / target).exists(), target
+
+
+# -- two languages -----------------------------------------------------------------------------------------------------
+
+
+def test_both_readmes_have_the_same_structure():
+    english, chinese = ([len(marks) for marks in re.findall(r"^(#+) ", _prose(page), re.MULTILINE)] for page in READMES)
+
+    assert english == chinese
+
+
+@pytest.mark.parametrize("pair", [READMES, (DOCS / "quickstart.md", DOCS / "zh" / "quickstart.md")],
+                         ids=["README", "quickstart"])  # fmt: skip
+def test_both_languages_have_the_same_commands(pair):
+    """Comments may be translated."""
+    english, chinese = ([words for block in read_blocks(page) if block.language == "bash" for words in calls(block)]
+                        for page in pair)  # fmt: skip
+    shared = english if pair == READMES else english[: len(chinese)]
+
+    assert shared == chinese
+    assert len(chinese) > 3
+
+
+def test_both_readmes_show_the_same_pictures():
+    english, chinese = (re.findall(r"!\[[^]]*\]\(([^)]+)\)", page.read_text(encoding="utf-8")) for page in READMES)
+
+    assert english == chinese
+    assert any(name.endswith((".webp", ".gif")) for name in english)
+
+
+def _prose(page: Path) -> str:
+    return re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
