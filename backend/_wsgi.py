@@ -20,11 +20,11 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 #: Settings that name files. The two tuples are those of contract/settings.py; a test compares them.
 PATH_SETTINGS = (
     "checkpoint_file", "lang_model", "model_dir", "model_cache_dir", "label_studio_data_dir", "local_files_root",
-    "prompt_map_file",
+    "prompt_map_file", "alive_file",
 )  # fmt: skip
 OTHER_SETTINGS = (
     "label_studio_url", "label_studio_api_key", "redis_url", "queue_limit", "queue_shards", "config_file", "device",
-    "torch_threads", "score_threshold", "nms_iou", "tile_size_px", "tile_overlap", "tile_whole_image",
+    "torch_threads", "precision", "score_threshold", "nms_iou", "tile_size_px", "tile_overlap", "tile_whole_image",
     "predict_wait_s", "sync_wait_s", "predict_new_tasks",
     "failed_memory_s", "batch_size", "worker_threads", "interactive_threads", "writer_threads", "image_timeout_s",
     "image_limit_bytes", "image_limit_px", "detect_timeout_s", "basic_auth_user", "basic_auth_pass",

@@ -106,6 +106,7 @@ class Settings(BaseModel):
     notify_after_jobs: int = Field(20, ge=1, description="Ended predictions of a project that make a notification, once none of its jobs is open")
     otel_exporter_otlp_endpoint: Url = Field("", description="OpenTelemetry collector (OTLP over HTTP) that traces go to, for example http://localhost:4318. Empty: no traces")
     log_format: Literal["text", "json"] = Field("text", description="`json` writes one object a line, with job, task and project")
+    alive_file: Path | None = Field(None, description="Touched with every heartbeat of a worker that reached Redis: what a container's health check looks at")
     log_level: str = Field("INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$", description="DEBUG, INFO, WARNING or ERROR")
 
     @property

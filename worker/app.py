@@ -17,6 +17,7 @@ import threading
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import redis
 from celery import Celery
@@ -92,7 +93,7 @@ def run_predict(settings: Settings, load: Callable[[ModelVersion], Detector] | N
     try:
         facts = {"role": "predict", "device": settings.device, "model": registry.base.ref}
         _consume(app, client, bulk_queues(settings.queue_shards), settings.worker_threads, name, facts,
-                 vitals=lambda: vitals(models, gpu))  # fmt: skip
+                 settings.alive_file, vitals=lambda: vitals(models, gpu))  # fmt: skip
     finally:
         # SIGTERM stops every consumer of the process (celery.worker.state); this one finishes its job in its own thread
         urgent.join(URGENT_GRACE_S)
@@ -116,7 +117,7 @@ def run_write(settings: Settings) -> None:
         notices.start()
     try:
         facts = {"role": "write", "label_studio": settings.label_studio_url}
-        _consume(app, client, [WRITE_QUEUE, EXPAND_QUEUE], settings.writer_threads, name, facts)
+        _consume(app, client, [WRITE_QUEUE, EXPAND_QUEUE], settings.writer_threads, name, facts, settings.alive_file)
     finally:
         notices.stop()
         reconciler.stop()
@@ -131,7 +132,8 @@ def run_train(settings: Settings) -> None:
     records = JobRecords(client, failed_memory_s=settings.failed_memory_s)
     finetuner = Finetuner(settings, client, name, stopping)
     register(_crew(app, client, records, settings, name, finetuner=finetuner))
-    _consume(app, client, [FINETUNE_QUEUE], 1, name, {"role": "train", "device": settings.device})
+    _consume(app, client, [FINETUNE_QUEUE], 1, name, {"role": "train", "device": settings.device},
+             settings.alive_file)  # fmt: skip
 
 
 def _crew(app: Celery, client: redis.Redis, records: JobRecords, settings: Settings, name: str,
@@ -143,14 +145,15 @@ def _crew(app: Celery, client: redis.Redis, records: JobRecords, settings: Setti
 
 
 def _consume(app: Celery, client: redis.Redis, queues: list[str], threads: int, name: str,
-             facts: dict[str, str], vitals: Callable[[], Mapping[str, object]] = dict) -> None:  # fmt: skip
+             facts: dict[str, str], alive_file: Path | None,
+             vitals: Callable[[], Mapping[str, object]] = dict) -> None:  # fmt: skip
     """Run until SIGTERM: what runs is finished, what waits goes back."""
     worker = app.Worker(queues=queues, pool_cls="threads", concurrency=threads, hostname=name,
                         without_gossip=True, without_mingle=True, quiet=True)  # fmt: skip
     pace = Pace(lambda: TALLY.total(IMAGES.name))
     about = {"host": socket.gethostname(), "pid": os.getpid(), **facts}
     heartbeat = Heartbeat(client, name, lambda: {**about, "images_per_s": round(pace.look(), 2), **vitals()},
-                          holds=delivery_tags)  # fmt: skip
+                          holds=delivery_tags, alive_file=alive_file)  # fmt: skip
 
     def on_ready(sender: object, **_: object) -> None:
         if getattr(sender, "hostname", name) == name:

@@ -82,7 +82,7 @@ def test_a_config_file_is_a_path_only_where_such_a_file_exists(tmp_path):
     ("arguments", "sentence"),
     [
         (["--with", "checkpoint=a.pth"], "'checkpoint' is not a setting of Groundcrew; did you mean 'checkpoint_file'"),
-        (["--with", "xyzzy=1"], "'xyzzy' is not a setting of Groundcrew; known are: api_token, basic_auth_pass, "),
+        (["--with", "xyzzy=1"], "'xyzzy' is not a setting of Groundcrew; known are: alive_file, api_token, "),
         (["--with", "device"], "'device' is not KEY=VALUE"),
         (["--port", "many"], "invalid int value: 'many'"),
         (["--prot", "8003"], "unrecognized arguments: --prot"),
