@@ -61,6 +61,14 @@ class LabelStudioPages:
         card.wait_for()
         return card.inner_text()
 
+    def start_training(self, project: int, title: str) -> None:
+        """Presses "Start Training" on a backend's card; returns when Label Studio has answered."""
+        self.read_backend_card(project, title)
+        card = self._page.locator("[class*=backend-card]").filter(has_text=title).first
+        with self._page.expect_response(lambda answer: answer.url.endswith("/train")) as answer:
+            card.get_by_role("button", name="Start Training").click()
+        assert answer.value.ok, answer.value.text()
+
     def retrieve_all_predictions(self, project: int) -> None:
         """Data manager: select all, Retrieve Predictions, OK; returns when Label Studio has answered."""
         self._page.goto(f"{self._url}/projects/{project}/data")

@@ -94,19 +94,25 @@ def groundcrew(crew, *arguments):
     )  # fmt: skip
 
 
-def record_of(crew, project):
-    return requests.get(f"{crew.url}/jobs", params={"project": project}, timeout=10).json()["finetunes"][0]
+def job_of(crew, project):
+    """The id of the project's latest fine-tune."""
+    jobs = requests.get(f"{crew.url}/jobs", params={"project": project}, timeout=10).json()
+    return jobs["finetunes"][0]["id"]
 
 
-def wait_for_the_end(crew, project):
-    states = []
+def follow(crew, job_id, on_progress):
+    """What /jobs/<id> said, one record for each change, until the job was over."""
+    seen = []
     ends_at = time.monotonic() + TRAINING_DEADLINE_S
-    while (record := record_of(crew, project))["state"] in ("queued", "running"):
+    while not seen or seen[-1]["state"] in ("queued", "running"):
+        record = requests.get(f"{crew.url}/jobs/{job_id}", timeout=10).json()
         assert time.monotonic() < ends_at, f"{record}\n{crew.log_tail()}"
-        if record.get("stage") not in states:
-            states.append(record.get("stage"))
+        if not seen or record != seen[-1]:
+            seen.append(record)
+        if on_progress and record.get("iteration", 0) > 1:
+            on_progress.pop()()
         time.sleep(0.2)
-    return record, states
+    return seen
 
 
 def labels_of(prediction):
@@ -124,32 +130,50 @@ def boxes_of(prediction, label):
 
 
 @pytest.fixture(scope="module")
-def trained(label_studio, crew):
-    """A project whose 40 images are annotated, and the record of the fine-tune that "Start training" made."""
+def trained(label_studio, crew, pages):
+    """A project whose 40 images are annotated, and the records of the fine-tune that "Start Training" made."""
     project = label_studio.create_project("fine-tune", label_config())
-    backend = label_studio.connect_backend(project, crew.url, title="groundcrew")
+    label_studio.connect_backend(project, crew.url, title="groundcrew")
     scenes = upload(label_studio, project, make_scenes(ANNOTATED))
     waiting = upload(label_studio, project, make_scenes(NOT_YET, first=60))
     before = wait_for_predictions(label_studio, project, ANNOTATED + NOT_YET)
     for task, scene in scenes.items():
         label_studio.annotate(task, as_regions(scene))
-    label_studio.start_training(backend.id)
-    record, stages = wait_for_the_end(crew, project)
-    return project, record, stages, before, waiting
+    pages.start_training(project, "groundcrew")
+
+    def look():
+        assert pages.read_backend_card(project, "groundcrew").startswith("Connected")
+        pages.take_picture("6-training")
+
+    seen = follow(crew, job_of(crew, project), [look])
+    return project, seen, before, waiting
+
+
+def test_the_job_that_the_button_made_is_seen_running(trained):
+    _, seen, _, _ = trained
+    assert seen[0]["requested_by"] == "label-studio"
+    running = [record for record in seen if record["state"] == "running" and record.get("stage") == "train"]
+    known = {"epoch", "iteration", "iterations", "loss", "eta_s"}
+    told = [record for record in running if known <= record.keys()]
+    assert len(told) >= 3, seen
+    assert told[0]["iteration"] < told[-1]["iteration"] <= told[-1]["iterations"]
+    assert told[-1]["eta_s"] < told[0]["eta_s"]
+    assert "map" in told[-1], "mAP so far, after the first measurement on val"
 
 
 def test_the_new_version_is_measured_published_and_promoted(trained, crew):
-    _project, record, stages, _, _ = trained
+    _, seen, _, _ = trained
+    record = seen[-1]
     assert (record["state"], record["decision"]) == ("done", "promoted"), record
     assert record["map"] > record["map_base"]
-    assert "train" in stages
     card = json.loads(groundcrew(crew, "models", "show", record["version"], "--json").stdout)
     assert card["base"] == "tiny-shapes-1"
     assert card["counts"]["images_train"] + card["counts"]["images_val"] == ANNOTATED
 
 
 def test_the_next_image_is_predicted_by_it_and_shows_the_new_shape(trained, label_studio):
-    project, record, _, before, _ = trained
+    project, seen, before, _ = trained
+    record = seen[-1]
     fresh = upload(label_studio, project, make_scenes(12, first=100))
     wait_for_predictions(label_studio, project, ANNOTATED + NOT_YET + len(fresh))
     stored = [p for p in label_studio.predictions(project) if p.task in fresh]
@@ -162,7 +186,8 @@ def test_the_next_image_is_predicted_by_it_and_shows_the_new_shape(trained, labe
 
 
 def test_tasks_without_annotations_are_predicted_again_in_place_of_the_old_boxes(trained, label_studio, crew):
-    project, record, _, _, waiting = trained
+    project, seen, _, waiting = trained
+    record = seen[-1]
 
     def versions():
         return [p.model_version.startswith(record["version"] + ".") for p in label_studio.predictions(project)
@@ -172,7 +197,7 @@ def test_tasks_without_annotations_are_predicted_again_in_place_of_the_old_boxes
 
 
 def test_rolling_back_gives_the_old_versions_exact_boxes(trained, label_studio, crew):
-    project, _, _, before, _ = trained
+    project, _, before, _ = trained
     rolled = groundcrew(crew, "models", "rollback", "--project", str(project))
     assert rolled.returncode == 0, rolled.stderr
     (task,) = upload(label_studio, project, make_scenes(1))
