@@ -11,11 +11,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 import redis
+import requests
 
 from benchmarks.metered_worker import Call, read_calls
 from contract.broker import connect_redis
@@ -25,6 +26,7 @@ from groundcrew.child import Child, bare_environment, free_port
 from groundcrew.embedded_redis import EmbeddedRedis
 from groundcrew.up import part_commands
 
+REPOSITORY = Path(__file__).resolve().parent.parent
 START_DEADLINE_S = 120.0
 POLL_S = 0.02
 
@@ -35,16 +37,44 @@ class BenchCrew:
 
     settings: Settings
     client: redis.Redis
-    parts: Mapping[str, Sequence[Child]]
-    calls_path: Path
+    folder: Path
+    detector: str
+    parts: dict[str, list[Child]] = field(default_factory=dict)
+    stack: ExitStack = field(default_factory=ExitStack)  #: stops what was started
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.settings.api_port}"
 
+    def start_workers(self, count: int) -> None:
+        """More workers; returns when all are ready."""
+        command = [sys.executable, "-m", "benchmarks.metered_worker", self.detector, str(self._calls_path)]
+        self.start_parts([("workers", command)] * count)
+
+    def start_parts(self, commands: Sequence[tuple[str, Sequence[str]]]) -> None:
+        """Names and commands; returns when all that was ever started is ready."""
+        env = bare_environment(to_environment(self.settings)) | {"PYTHONPATH": str(REPOSITORY)}
+        for name, command in commands:
+            children = self.parts.setdefault(name, [])
+            log_path = self.folder / f"{name}-{len(children)}.log"
+            children.append(Child.start(command, env=env, cwd=self.folder, log_path=log_path))
+            self.stack.callback(children[-1].stop)
+        wait_until(self._is_ready, START_DEADLINE_S, "the crew")
+
+    def _is_ready(self) -> bool:
+        for child in (child for children in self.parts.values() for child in children):
+            if child.exit_code is not None:
+                raise RuntimeError(f"a part of the crew ended:\n{child.log_tail()}")
+        beating = sum(len(children) for name, children in self.parts.items() if name != "API")
+        return len(alive(self.client)) == beating and ("API" not in self.parts or _answers(f"{self.url}/health"))
+
+    @property
+    def _calls_path(self) -> Path:
+        return self.folder / "calls.jsonl"
+
     def calls(self) -> list[Call]:
         """The detect calls so far."""
-        return read_calls(self.calls_path)
+        return read_calls(self._calls_path)
 
     def cpu_s(self) -> dict[str, float]:
         """Processor seconds since the start, by part."""
@@ -85,35 +115,19 @@ def start_crew(
         client = stack.enter_context(connect_redis(settings))
         if prepare is not None:
             prepare(settings, client)
-        calls_path = folder / "calls.jsonl"
-        worker = [sys.executable, "-m", "benchmarks.metered_worker", detector, str(calls_path)]
-        commands = [command for command in part_commands(settings, 0) if command[0] in parts]
-        commands += [("workers", worker)] * workers
-        children = _start_all(commands, settings, folder, stack)
-        crew = BenchCrew(settings, client, children, calls_path)
-        wait_until(lambda: _is_ready(crew, len(commands)), START_DEADLINE_S, "the crew")
+        crew = BenchCrew(settings, client, folder, detector)
+        stack.enter_context(crew.stack)
+        crew.start_parts([command for command in part_commands(settings, 0) if command[0] in parts])
+        if workers:
+            crew.start_workers(workers)
         yield crew
 
 
-def _start_all(
-    commands: Sequence[tuple[str, Sequence[str]]], settings: Settings, folder: Path, stack: ExitStack
-) -> dict[str, list[Child]]:
-    env = bare_environment(to_environment(settings)) | {"PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
-    started: dict[str, list[Child]] = {}
-    for number, (name, command) in enumerate(commands):
-        child = Child.start(command, env=env, cwd=folder, log_path=folder / f"{name}-{number}.log")
-        stack.callback(child.stop)
-        started.setdefault(name, []).append(child)
-    return started
-
-
-def _is_ready(crew: BenchCrew, parts: int) -> bool:
-    for children in crew.parts.values():
-        for child in children:
-            if child.exit_code is not None:
-                raise RuntimeError(f"a part of the crew ended:\n{child.log_tail()}")
-    silent = 1 if "API" in crew.parts else 0  # it has no heartbeat, but listens long before a worker has loaded
-    return len(alive(crew.client)) == parts - silent
+def _answers(url: str) -> bool:
+    try:
+        return requests.get(url, timeout=5).ok
+    except requests.ConnectionError:
+        return False
 
 
 def wait_until(is_true: Callable[[], bool], deadline_s: float, what: str) -> float:

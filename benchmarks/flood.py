@@ -1,7 +1,7 @@
 """A hundred thousand tasks in webhooks of five thousand: how fast each is answered, and what they cost in memory.
 
 Called by: benchmarks/queue.py. Must not import: backend, worker, torch.
-The worker is suspended while the queue fills, so that all tasks wait at once; then it works for a while.
+The worker starts when the queue is full, so that all tasks wait at once, and works for a while.
 Example: `measure_flood(folder, tasks=100_000)["webhook_max_ms"]`
 """
 
@@ -11,7 +11,6 @@ import threading
 import time
 from pathlib import Path
 
-import psutil
 import requests
 
 from benchmarks.crew import BenchCrew, start_crew, wait_until
@@ -28,19 +27,14 @@ MIB = 2**20
 
 def measure_flood(folder: Path, *, tasks: int = 100_000, work_s: float = WORK_S) -> dict[str, object]:
     """Milliseconds a webhook, seconds until all wait, Redis bytes a waiting task, memory of each part over time."""
-    with start_crew(folder, workers=1, environment={"LOCAL_FILES_ROOT": str(folder)}) as crew:
-        worker = psutil.Process(crew.parts["workers"][0].pid)
-        worker.suspend()
-        try:
-            before = crew.rss_bytes()
-            with Memory(crew) as memory:
-                figures = _fill(crew, tasks)
-                redis_bytes = crew.rss_bytes()["redis"] - before["redis"]
-                worker.resume()
-                time.sleep(work_s)
-        finally:
-            worker.resume()
-    return figures | {"redis_bytes_a_waiting_task": round(redis_bytes / tasks)} | memory.figures(before)
+    with start_crew(folder, workers=0, environment={"LOCAL_FILES_ROOT": str(folder)}) as crew:
+        before = crew.rss_bytes()
+        with Memory(crew) as memory:
+            figures = _fill(crew, tasks)
+            redis_bytes = crew.rss_bytes()["redis"] - before["redis"]
+            crew.start_workers(1)
+            time.sleep(work_s)
+    return figures | {"redis_bytes_a_waiting_task": round(redis_bytes / tasks)} | memory.figures()
 
 
 def _fill(crew: BenchCrew, tasks: int) -> dict[str, object]:
@@ -77,20 +71,14 @@ class Memory:
         self._stop.set()
         self._thread.join()
 
-    def figures(self, before: dict[str, int]) -> dict[str, object]:
-        """MiB by part: before, at most, and at the end; and about ten samples of Redis and the API on the way."""
-        shown = self._samples[:: max(1, len(self._samples) // 10)]
-        return {
-            "memory_mib": {
-                part: {
-                    "before": round(before[part] / MIB, 1),
-                    "most": round(max(sample[part] for sample in self._samples) / MIB, 1),
-                    "end": round(self._samples[-1][part] / MIB, 1),
-                    "over_time": [round(sample[part] / MIB, 1) for sample in shown],
-                }
-                for part in before
-            }
-        }
+    def figures(self) -> dict[str, object]:
+        """MiB by part, about ten samples from its start to the end."""
+        parts = self._samples[-1]
+        return {"memory_mib": {part: self._over_time(part) for part in parts}}
+
+    def _over_time(self, part: str) -> list[float]:
+        known = [round(sample[part] / MIB, 1) for sample in self._samples if part in sample]
+        return [*known[: -1 : max(1, len(known) // 9)], known[-1]]
 
     def _loop(self) -> None:
         while True:
