@@ -153,6 +153,7 @@ def load_mmgdino(settings: Settings) -> Callable[[ModelVersion], Detector]:
     def load(version: ModelVersion) -> Detector:
         from worker.detectors import mmgdino
 
-        return mmgdino.load(as_source(version), settings.device, threads=settings.torch_threads or None)
+        threads = settings.torch_threads or None
+        return mmgdino.load(as_source(version), settings.device, threads=threads, precision=settings.precision)
 
     return load

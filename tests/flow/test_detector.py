@@ -47,7 +47,7 @@ Image = NDArray[np.uint8]
 
 @pytest.fixture(scope="module")
 def detector() -> MMGroundingDino:
-    return mmgdino.load(ModelSource("tiny-shapes", "1", str(CONFIG), CHECKPOINT), "cpu", threads=1)
+    return mmgdino.load(ModelSource("tiny-shapes", "1", str(CONFIG), CHECKPOINT), "cpu", threads=1, precision="fp32")
 
 
 @pytest.fixture(scope="module")
@@ -347,7 +347,8 @@ def test_a_file_as_the_published_ones_gives_the_same_boxes(
     log = {"log_scalars": {"train/loss": HistoryBuffer([2.5, 1.5], [1, 1])}}
     torch.save({"meta": {"epoch": 30}, "state_dict": state, "message_hub": log}, tmp_path / "epoch_30.pth")
 
-    loaded = mmgdino.load(ModelSource("tiny-shapes", "1", str(CONFIG), tmp_path / "epoch_30.pth"), "cpu")
+    source = ModelSource("tiny-shapes", "1", str(CONFIG), tmp_path / "epoch_30.pth")
+    loaded = mmgdino.load(source, "cpu", precision="fp32")
 
     assert_equal(find_all(loaded, images[:1])[0], find_all(detector, images[:1])[0])
 

@@ -20,16 +20,19 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from contract.errors import ConfigError, OutOfDeviceMemory, PromptError, SettingsError
 from worker.detectors.base import Boxes, ModelSource
 from worker.detectors.checkpoints import load_strictly, read_state_dict
 from worker.detectors.configs import find_config, prepare_for_inference, read_config
+from worker.detectors.fast.model import FastDino
+from worker.detectors.fast.support import why_not
+from worker.detectors.plain import PlainDino
+from worker.detectors.precision import choose_dtype
 from worker.detectors.preprocess import Packed, Preprocessor
 from worker.detectors.prompts import Caption, clean_prompt, encode_prompts, text_limit
 from worker.detectors.selection import Candidates, Selection, gather_candidates
-from worker.detectors.stack import DetDataSample, GroundingDINO, build_detector
+from worker.detectors.stack import GroundingDINO, build_detector
 
 CAPTION_SETS_CACHED = 32  #: label configs in use at a time; a set of 256 tokens takes 0.4 MB
 OUT_OF_MEMORY_PHRASES = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
@@ -37,19 +40,21 @@ WARM_UP_SHAPE = (480, 640, 3)
 WARM_UP_GREY = 114
 
 
-def load(source: ModelSource, device: str, threads: int | None = None) -> MMGroundingDino:
+def load(source: ModelSource, device: str, threads: int | None = None, precision: str = "auto") -> MMGroundingDino:
     """Build the model on `device`, ready to detect; nothing is downloaded.
 
     Args:
         source: config, checkpoint and language model. Without a checkpoint the weights are random.
         device: "cpu", "cuda", "cuda:1" ... or "auto" (the first GPU, else the CPU).
         threads: CPU threads of torch for this whole process; None leaves torch's own choice.
+        precision: "auto", "fp32" or "bf16": see `precision.choose_dtype`.
 
     Raises:
-        SettingsError: no such device.
+        SettingsError: no such device, or it has no units for this precision.
         ConfigError, LangModelMissing, CheckpointRefused, CheckpointMismatch: what their names say, with the remedy.
     """
     target = choose_device(device)
+    dtype = choose_dtype(precision, target)
     if threads is not None:
         torch.set_num_threads(threads)
     config = prepare_for_inference(read_config(find_config(source.config)), source.lang_model)
@@ -59,7 +64,7 @@ def load(source: ModelSource, device: str, threads: int | None = None) -> MMGrou
         _draw_random_weights(model)
     else:
         load_strictly(model, weights)
-    return MMGroundingDino(model.to(target), Preprocessor(config))
+    return MMGroundingDino(model.to(target), Preprocessor(config), dtype=dtype)
 
 
 def choose_device(name: str) -> torch.device:
@@ -112,15 +117,18 @@ class MMGroundingDino:
         model: GroundingDINO,
         preprocess: Callable[[NDArray[np.uint8]], Packed],
         limit_tokens: int | None = None,
+        dtype: torch.dtype | None = torch.float32,
     ) -> None:
         """Take over `model`.
 
         Args:
-            model: on its device, its weights loaded.
+            model: on its device, its weights loaded and from now on left alone.
             preprocess: the model's test pipeline.
             limit_tokens: length of one caption; None for as long as the model allows.
+            dtype: in which the fast path multiplies matrices; None for mmdet's own modules.
         """
         self._model = model.eval().requires_grad_(False)
+        self._plain, self._fast = PlainDino(model), _speed_up(model, dtype)
         self._preprocess = preprocess
         limit = limit_tokens or text_limit(model)
         self._max_boxes = (model.test_cfg or {}).get("max_per_img", model.num_queries)
@@ -192,23 +200,20 @@ class MMGroundingDino:
         """For each caption (B, Q, P) scores, (B, Q, 4) boxes as fractions, (P,) positions of its prompts."""
         collated = {key: [packed[key] for packed in group] for key in ("inputs", "data_samples")}
         batch = self._model.data_preprocessor(collated)
-        samples = batch["data_samples"]
-        features = self._extract_features(batch["inputs"], samples)
-        for caption in captions:
-            outputs = self._model.forward_transformer(features, caption.expand(len(group)), samples)
-            logits, boxes = self._model.bbox_head(**outputs)  # of every decoder layer; the last one counts
-            yield logits[-1].sigmoid() @ caption.token_weights.T, boxes[-1], caption.prompt_ids
+        given = batch["inputs"], batch["data_samples"], captions
+        scored = (self._fast and self._fast.score(*given)) or self._plain.score(*given)
+        for caption, (logits, boxes) in zip(captions, scored, strict=True):
+            yield logits.sigmoid() @ caption.token_weights.T, boxes, caption.prompt_ids
 
-    def _extract_features(self, inputs: Tensor, samples: list[DetDataSample]) -> tuple[Tensor, ...]:
-        features = self._model.extract_feat(inputs)
-        if sum(level.shape[-2] * level.shape[-1] for level in features) >= self._model.num_queries:
-            return features
-        # A very thin image has fewer cells than the decoder has queries, and mmdet fails: pad it to a square.
-        height, width = inputs.shape[-2:]
-        side = max(height, width)
-        for sample in samples:
-            sample.set_metainfo({"batch_input_shape": (side, side)})
-        return self._model.extract_feat(functional.pad(inputs, (0, side - width, 0, side - height)))
+
+def _speed_up(model: GroundingDINO, dtype: torch.dtype | None) -> FastDino | None:
+    if dtype is None:
+        return None
+    reason = why_not(model)
+    if reason:
+        logging.getLogger(__name__).warning("predictions take mmdet's slower path: %s", reason)
+        return None
+    return FastDino(model, dtype)
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

@@ -16,8 +16,22 @@ from worker.detectors import deform_attn
 deform_attn.install()  # mmdet imports mmcv.ops nearly everywhere
 
 with warnings.catch_warnings(action="ignore"):  # mmdet imports names of mmcv from where they used to be
+    from mmcv.ops import MultiScaleDeformableAttention
+    from mmdet.models.backbones import SwinTransformer
     from mmdet.models.detectors import GroundingDINO
     from mmdet.models.detectors.grounding_dino import clean_label_name
+    from mmdet.models.layers import SinePositionalEncoding
+    from mmdet.models.layers.transformer.grounding_dino_layers import (
+        GroundingDinoTransformerDecoder,
+        GroundingDinoTransformerDecoderLayer,
+        GroundingDinoTransformerEncoder,
+    )
+    from mmdet.models.layers.transformer.utils import (
+        coordinate_to_encoding,
+        get_text_sine_pos_embed,
+        inverse_sigmoid,
+    )
+    from mmdet.models.necks import ChannelMapper
     from mmdet.registry import MODELS, TRANSFORMS
     from mmdet.structures import DetDataSample
     from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
@@ -27,13 +41,23 @@ with warnings.catch_warnings(action="ignore"):  # mmdet imports names of mmcv fr
 warnings.filterwarnings("ignore", "torch.meshgrid|position encoding of key", UserWarning)
 
 __all__ = [
+    "ChannelMapper",
     "DetDataSample",
     "GroundingDINO",
+    "GroundingDinoTransformerDecoder",
+    "GroundingDinoTransformerDecoderLayer",
+    "GroundingDinoTransformerEncoder",
+    "MultiScaleDeformableAttention",
+    "SinePositionalEncoding",
+    "SwinTransformer",
     "bbox_cxcywh_to_xyxy",
     "build_detector",
     "build_transform",
     "clean_label_name",
+    "coordinate_to_encoding",
     "get_test_pipeline_cfg",
+    "get_text_sine_pos_embed",
+    "inverse_sigmoid",
 ]
 
 
