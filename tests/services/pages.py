@@ -62,11 +62,13 @@ class LabelStudioPages:
         return card.inner_text()
 
     def start_training(self, project: int, title: str) -> None:
-        """Presses "Start Training" on a backend's card; returns when Label Studio has answered."""
+        """Menu of a backend's card, Start Training, and again in the dialog; returns when Label Studio has answered."""
         self.read_backend_card(project, title)
         card = self._page.locator("[class*=backend-card]").filter(has_text=title).first
+        card.get_by_label("Machine learning model options").click()
+        self._page.get_by_text("Start Training", exact=True).click()
         with self._page.expect_response(lambda answer: answer.url.endswith("/train")) as answer:
-            card.get_by_role("button", name="Start Training").click()
+            self._page.get_by_role("button", name="Start Training").click()
         assert answer.value.ok, answer.value.text()
 
     def retrieve_all_predictions(self, project: int) -> None:
