@@ -23,7 +23,7 @@ PATH_SETTINGS = (
     "prompt_map_file", "alive_file",
 )  # fmt: skip
 OTHER_SETTINGS = (
-    "label_studio_url", "label_studio_api_key", "redis_url", "queue_limit", "queue_shards", "config_file", "device",
+    "label_studio_url", "label_studio_api_key", "redis_url", "queue_limit", "max_waiting_per_project", "queue_shards", "config_file", "device",
     "torch_threads", "precision", "score_threshold", "nms_iou", "tile_size_px", "tile_overlap", "tile_whole_image",
     "predict_wait_s", "sync_wait_s", "predict_new_tasks",
     "failed_memory_s", "batch_size", "worker_threads", "interactive_threads", "writer_threads", "image_timeout_s",
