@@ -24,6 +24,7 @@ GroundcrewError
 |   `-- DetectorHung (retry)      a detect call ran past its limit
 |-- LabelStudioError
 |   |-- LabelStudioUnreachable (retry)  no answer, 429 or 5xx
+|   |   `-- BeingStored         another writer is storing the same prediction just now
 |   |-- LabelStudioRefused        401, 403, 404 or 400: the sentence says which and what to do
 |   `-- TokenMissing              no token is configured, so nothing can be written back
 |-- TrainingDataError (422)       the project's annotations do not make a training
@@ -237,6 +238,12 @@ class LabelStudioUnreachable(LabelStudioError):
 
     code = "label_studio_unreachable"
     retry = True
+
+
+class BeingStored(LabelStudioUnreachable):
+    """Another writer is storing this task's prediction just now."""
+
+    code = "being_stored"
 
 
 class LabelStudioRefused(LabelStudioError):

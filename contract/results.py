@@ -18,7 +18,8 @@ from contract.jobs import Prediction, PredictJob, WriteBackJob
 RESULT_TTL_S = 600  #: longer than anyone waits for one
 HELD_TTL_S = 24 * 3600  #: without a token: until Label Studio asks again
 WRITTEN_TTL_S = 600  #: a second run of the same task and version within this time looks before it writes
-LOCK_TTL_S = 120  #: longest POST and its checks
+LOCK_TTL_S = 30  #: a writer renews its locks while it lives; those of a dead one hold others up for so long
+_RENEW = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end return redis.call('EXPIRE', KEYS[1], ARGV[2])"
 _UNLOCK = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end return redis.call('DEL', KEYS[1])"
 REDIS_SLICE_S = 1.0  #: blocking reads are cut into slices shorter than the socket's timeout
 
@@ -32,6 +33,7 @@ class Results:
     def __init__(self, client: redis.Redis) -> None:
         self._redis = client
         self._unlock = client.register_script(_UNLOCK)
+        self._renew = client.register_script(_RENEW)
 
     # -- waiting for a result --------------------------------------------------------------------------------------
 
@@ -95,6 +97,13 @@ class Results:
             for job in jobs:
                 pipe.set(_lock(job), owner, nx=True, ex=LOCK_TTL_S)
             return [bool(taken) for taken in pipe.execute()]
+
+    def renew_writes(self, jobs: Sequence[WriteBackJob], owner: str) -> None:
+        """Keep the locks that `owner` still holds for another LOCK_TTL_S."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            for job in jobs:
+                self._renew(keys=[_lock(job)], args=[owner, LOCK_TTL_S], client=pipe)
+            pipe.execute()
 
     def unlock_writes(self, jobs: Sequence[WriteBackJob], owner: str) -> None:
         """Give up the locks that `owner` still holds: one that lapsed may be another writer's by now."""

@@ -116,4 +116,4 @@ def _open_log(log_path: Path | None) -> AbstractContextManager[IO[bytes] | None]
     if log_path is None:
         return nullcontext()
     log_path.parent.mkdir(parents=True, exist_ok=True)
-    return log_path.open("wb")
+    return log_path.open("ab")

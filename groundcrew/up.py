@@ -33,6 +33,7 @@ READY_DEADLINE_S = 600.0  #: a full-size checkpoint from a slow disk
 GRACE_S = 30.0
 API_THREADS = 32  #: each waiting /predict of an opened task holds one
 HEALTHY_AFTER_S = 30.0  #: a child that lived this long is restarted without delay
+MOST_PAUSE_S = 30.0  #: between an early death and the next start
 WORKER_FATAL_CODES = frozenset({78})  #: EX_CONFIG, see worker/__main__.py
 API_FATAL_CODES = frozenset({1, 3})  #: gunicorn's: the port is taken; the application does not load
 
@@ -46,8 +47,10 @@ class CannotStart(GroundcrewError):
 class Part:
     """One supervised child process."""
 
-    def __init__(self, name: str, command: list[str], env: dict[str, str]) -> None:
-        self.name, self._command, self._env = name, command, env
+    def __init__(self, name: str, command: list[str], env: dict[str, str], *, log_path: Path | None = None,
+                 most_pause_s: float = MOST_PAUSE_S) -> None:  # fmt: skip
+        self.name, self._command, self._env, self._log_path = name, command, env, log_path
+        self._most_pause_s = most_pause_s
         self._fatal = API_FATAL_CODES if name == "API" else WORKER_FATAL_CODES
         self._failures = 0
         self._restart_at_s = 0.0
@@ -57,7 +60,7 @@ class Part:
         self._started_s = time.monotonic()
         # Nothing is lost by a kill: a worker's messages come back. The API gets the time to answer whom it serves.
         wish = signal.SIGTERM if self.name == "API" else signal.SIGKILL
-        self.child = Child.start(self._command, env=self._env, when_we_die=wish)
+        self.child = Child.start(self._command, env=self._env, when_we_die=wish, log_path=self._log_path)
 
     def keep_alive(self, say: Callable[[str], None]) -> None:
         """Start it again when it has ended, after a pause that grows with each early death.
@@ -71,8 +74,8 @@ class Part:
             if self.child.exit_code in self._fatal and lived_s < HEALTHY_AFTER_S:
                 raise CannotStart(f"the {self.name} cannot start; its reason is above")
             self._failures = 0 if lived_s > HEALTHY_AFTER_S else self._failures + 1
-            pause_s = min(2**self._failures - 1, 30)
-            say(f"the {self.name} ended with code {self.child.exit_code}; starting it again in {pause_s} s")
+            pause_s = min(2**self._failures - 1, self._most_pause_s)
+            say(f"the {self.name} ended with code {self.child.exit_code}; starting it again in {pause_s:g} s")
             self._restart_at_s = time.monotonic() + pause_s
         if time.monotonic() >= self._restart_at_s:
             self._restart_at_s = 0.0

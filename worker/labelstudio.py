@@ -184,4 +184,6 @@ class LabelStudio:
 def _translate(status: int) -> LabelStudioError:
     if status == 429 or status >= 500 or status == 0:
         return LabelStudioUnreachable(f"Label Studio answered {status}")
+    if status == 401:  # a token that expired, or is replaced in a minute, must not cost a prediction
+        return LabelStudioUnreachable(f"Label Studio answered 401: {_REMEDIES[401]}")
     return LabelStudioRefused(f"Label Studio answered {status}: {_REMEDIES.get(status, 'the request was refused')}")

@@ -17,8 +17,10 @@ from pydantic import ValidationError
 
 from contract.broker import send
 from contract.delayed import Delayed, backoff_s
+from contract.envelopes import enclose
 from contract.errors import (
     BadMessage,
+    BeingStored,
     BrokerUnavailable,
     GroundcrewError,
     JobCancelled,
@@ -47,6 +49,7 @@ MOST_COMPARE_TRIES = 100  #: about an hour and a half
 DEATHS_OF_POISON = 3  #: workers that a job may kill while it runs alone
 CLAIM_CHECK_S = 30.0  #: after an API claimed a delivery, look whether Label Studio really got it
 EXPAND_CHUNK = 500
+BEING_STORED_AGAIN_S = 3.0
 BUSY_AGAIN_S = 10.0
 
 
@@ -161,8 +164,7 @@ def deliver(crew: Crew, job: PredictJob, prediction: Prediction) -> None:
         asked_at_s=job.enqueued_at_s,
     )
     if job.delivery == "write":
-        crew.send(write)
-        crew.records.predicted(job, boxes)
+        crew.records.predicted(job, boxes, send=enclose(write, crew.shards))
         return
     crew.results.put(job, prediction)
     if job.delivery != "claim":
@@ -222,6 +224,9 @@ def write_back(crew: Crew, job: WriteBackJob) -> None:
 
 
 def _write_again_or_fail(crew: Crew, job: WriteBackJob, error: GroundcrewError) -> None:
+    if isinstance(error, BeingStored):  # by another writer, or by one that died a moment ago: no failed try of ours
+        crew.delayed.add(job, after_s=BEING_STORED_AGAIN_S)
+        return
     if not error.retry or job.attempt + 1 >= MOST_WRITE_TRIES:
         log.warning("job %s could not be stored: %s: %s", job.id, error.code, error.message)
         crew.records.dead.bury(job, error, attempts=job.attempt + 1)
@@ -235,7 +240,7 @@ def expand(crew: Crew, job: ExpandJob) -> None:
     """Record and send the predict jobs of many tasks. Running it twice changes nothing: admit() knows them."""
     jobs = job.predict_jobs()
     for start in range(0, len(jobs), EXPAND_CHUNK):
-        crew.send(*crew.records.admit(jobs[start : start + EXPAND_CHUNK]))
+        crew.records.admit(jobs[start : start + EXPAND_CHUNK], send_to_shards=crew.shards)
     crew.delayed.cancel(job)
 
 

@@ -18,7 +18,7 @@ from contract.heartbeats import held
 log = logging.getLogger(__name__)
 
 UNACKED_KEY = "unacked"  #: kombu's hash of messages that some worker holds, by delivery tag
-GIVE_BACK_AFTER_S = 15.0  #: five beats: longer than a heartbeat may be late
+GIVE_BACK_AFTER_S = 9.0  #: three beats: longer than the first beat after a message was taken may be late
 
 
 class Unclaimed:

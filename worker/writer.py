@@ -9,16 +9,21 @@ Example: `Writer(label_studio, results, records, limit=128).write(job)`
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
-from contract.errors import GroundcrewError, JobCancelled, LabelStudioRefused, LabelStudioUnreachable
+import redis
+
+from contract.errors import BeingStored, GroundcrewError, JobCancelled, LabelStudioRefused
 from contract.jobs import Prediction, WriteBackJob
 from contract.meters import STAGE, WRITTEN
-from contract.results import Results
+from contract.results import LOCK_TTL_S, Results
 from contract.status import JobRecords
 from worker.batcher import MicroBatcher
 
+RENEWALS = 3  #: of locks within their life
 WAIT_S = 300.0  #: for a place in a request and its answer
 DROPPED = "Label Studio dropped the prediction: its labels do not fit the project's label config any more"
 
@@ -54,8 +59,9 @@ class Writer:
         outcomes: Outcomes = {}
         locked = self._lock(jobs, outcomes)
         try:
-            todo = self._without_stored(locked, outcomes)
-            self._post(project_id, todo, outcomes)
+            with self._renewing(locked):
+                todo = self._without_stored(locked, outcomes)
+                self._post(project_id, todo, outcomes)
         finally:
             self._results.unlock_writes(locked, self._owner)
         found = [outcomes[id(job)] for job in jobs]
@@ -69,8 +75,26 @@ class Writer:
             if locked:
                 mine.append(job)
             else:
-                outcomes[id(job)] = LabelStudioUnreachable("another writer is storing this task; trying again soon")
+                outcomes[id(job)] = BeingStored()
         return mine
+
+    @contextmanager
+    def _renewing(self, jobs: list[WriteBackJob]) -> Iterator[None]:
+        """A request may last longer than a lock lives, which is short so that a dead writer's locks go soon."""
+        end = threading.Event()
+
+        def renew() -> None:
+            while not end.wait(LOCK_TTL_S / RENEWALS):
+                with suppress(redis.RedisError):  # the next try may reach it before the lock ends
+                    self._results.renew_writes(jobs, self._owner)
+
+        thread = threading.Thread(target=renew, name="locks", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            end.set()
+            thread.join()
 
     def _without_stored(self, jobs: list[WriteBackJob], outcomes: Outcomes) -> list[WriteBackJob]:
         """Those that still have to be written. Where a write may have happened before, Label Studio is asked.
