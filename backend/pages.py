@@ -182,8 +182,8 @@ class Pages:
 
 
 def _wants_html() -> bool:
-    """A browser names text/html; Label Studio and curl send */*."""
-    return "text/html" in request.headers.get("Accept", "")
+    """A browser names text/html and htmx itself; Label Studio and curl send */*."""
+    return "text/html" in request.headers.get("Accept", "") or "HX-Request" in request.headers
 
 
 def _headline(view: Overview | None) -> dict[str, Any]:

@@ -55,6 +55,10 @@ class Showcase:
     def fill(self) -> None:
         self.add_versions(1)
         self.add_project(1, "Street scenes 街景", STREET)
+        self.make_busy()
+
+    def make_busy(self) -> None:
+        """All but the first project and its versions, which are there already."""
         self.add_jobs(1, done=842, running=6, queued=310, failed=2)
         self.add_project(2, "Shelves", SHELF)
         self.add_jobs(2, done=240)

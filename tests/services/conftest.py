@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
@@ -23,9 +23,11 @@ from groundcrew.label_studio.client import LabelStudioClient
 from groundcrew.label_studio.login import make_access_token
 from groundcrew.label_studio.server import ADMIN_EMAIL, ADMIN_PASSWORD, LabelStudioServer
 from groundcrew.label_studio.venv import InstallError
+from tests.fakes.showcase import SHELF, Showcase
 from tests.fakes.stub_backend import StubBackend
 from tests.services.machine import REPOSITORY, absent
 from tests.services.pages import LabelStudioPages
+from tests.services.status_site import Site, open_tab, serve
 
 #: No sandbox: CI runs as root. The rest keeps the browser from talking to anyone but Label Studio.
 CHROMIUM_FLAGS = [
@@ -115,19 +117,36 @@ def crew(
 
 
 @pytest.fixture(scope="session")
-def browser_tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    """One tab of a headless Chromium with an empty profile."""
-    program = shutil.which("chromium") or shutil.which("google-chrome") or absent("chromium")
+def playwright() -> Iterator[Playwright]:
+    """One for all tests: a second one in the same thread refuses to start."""
     with sync_playwright() as playwright:
-        context = playwright.chromium.launch_persistent_context(
-            tmp_path_factory.mktemp("chromium"),
-            executable_path=program,
-            headless=True,
-            args=CHROMIUM_FLAGS,
-            viewport={"width": 1400, "height": 900},
-        )
-        yield context.pages[0]
-        context.close()
+        yield playwright
+
+
+def find_chromium() -> str:
+    return shutil.which("chromium") or shutil.which("google-chrome") or absent("chromium")
+
+
+@pytest.fixture(scope="session")
+def chromium(playwright: Playwright) -> Iterator[Browser]:
+    """A headless Chromium whose contexts remember nothing of each other."""
+    browser = playwright.chromium.launch(executable_path=find_chromium(), args=CHROMIUM_FLAGS)
+    yield browser
+    browser.close()
+
+
+@pytest.fixture(scope="session")
+def browser_tab(playwright: Playwright, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    """One tab of a headless Chromium with an empty profile."""
+    context = playwright.chromium.launch_persistent_context(
+        tmp_path_factory.mktemp("chromium"),
+        executable_path=find_chromium(),
+        headless=True,
+        args=CHROMIUM_FLAGS,
+        viewport={"width": 1400, "height": 900},
+    )
+    yield context.pages[0]
+    context.close()
 
 
 @pytest.fixture(scope="session")
@@ -142,3 +161,28 @@ def pages(browser_tab: Page, label_studio_server: LabelStudioServer) -> LabelStu
 def stub_backend() -> Iterator[StubBackend]:
     with StubBackend.start() as stub:
         yield stub
+
+
+@pytest.fixture
+def site(redis_url: str, client: redis.Redis, tmp_path: Path) -> Iterator[Site]:
+    """One quiet project with two versions of its own; the rest is up to the test."""
+    settings = read_settings({"REDIS_URL": redis_url, "MODEL_DIR": str(tmp_path), "LABEL_STUDIO_URL": "http://studio:8080",
+                              "LABEL_STUDIO_API_KEY": "token"})  # fmt: skip
+    showcase = Showcase(settings, client)
+    showcase.add_versions(1)
+    showcase.add_project(1, "Shelves", SHELF)
+    with serve(settings, showcase) as site:
+        yield site
+
+
+@pytest.fixture
+def complaints() -> list[str]:
+    """What the browser's console reports; anything left in it fails the test."""
+    return []
+
+
+@pytest.fixture
+def page(chromium: Browser, complaints: list[str]) -> Iterator[Page]:
+    with open_tab(chromium, complaints) as tab:
+        yield tab
+    assert complaints == []

@@ -170,7 +170,8 @@ def test_metrics_and_the_page_show_queues_and_projects(settings: Settings) -> No
     # then
     assert "groundcrew_redis_up 1.0" in metrics
     assert 'groundcrew_jobs{project="1",state="queued"} 3.0' in metrics
-    assert sum(float(line.split()[-1]) for line in metrics.splitlines() if line.startswith("groundcrew_queue_messages")) == 3
+    queues = [line for line in metrics.splitlines() if line.startswith("groundcrew_queue_messages")]
+    assert sum(float(line.split()[-1]) for line in queues) == 3
     assert "&lt;script&gt;" in page
     assert "<script>alert" not in page
     assert api(settings).get("/health").json["open_jobs"] == 3

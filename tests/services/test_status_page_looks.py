@@ -1,0 +1,171 @@
+"""The status page for everyone: languages, colours, phones, keyboards, screen readers, and what it says of each thing.
+
+Run by: pytest. Must not import: torch.
+Example: pytest tests/services/test_status_page_looks.py
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import redis
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect
+
+from contract.settings import read_settings
+from tests.fakes.showcase import SHELF, Showcase
+from tests.services.status_site import Site, serve
+
+PAGES = ("/", "/ui/projects/1", "/ui/models", "/ui/models/tiny-shapes-p1-1")
+
+# -- for everyone ------------------------------------------------------------------------------------------------------
+
+
+def test_the_language_is_the_browsers_until_someone_chooses(site: Site, page: Page, chromium: Browser) -> None:
+    # given an English browser / when it chooses Chinese
+    page.goto(site.url)
+    expect(page.locator("html")).to_have_attribute("lang", "en")
+    page.get_by_role("link", name="中文").click()
+
+    # then the page is Chinese, stays so while it updates, and on other pages
+    expect(page.locator("html")).to_have_attribute("lang", "zh-CN")
+    expect(page.get_by_role("heading", name="项目")).to_be_visible()
+    with page.expect_response(lambda answer: "hx-request" in answer.request.headers):
+        pass
+    expect(page.get_by_role("heading", name="项目")).to_be_visible()
+    page.goto(f"{site.url}/ui/models")
+    expect(page.get_by_role("heading", level=1)).to_have_text("模型")
+
+    # and a Chinese browser gets it at once
+    chinese = chromium.new_context(locale="zh-CN").new_page()
+    chinese.goto(site.url)
+    expect(chinese.locator("html")).to_have_attribute("lang", "zh-CN")
+    chinese.context.close()
+
+
+def test_dark_is_the_systems_until_someone_chooses(site: Site, page: Page) -> None:
+    def ground() -> str:
+        return page.evaluate("getComputedStyle(document.body).backgroundColor")
+
+    # given
+    page.emulate_media(color_scheme="light")
+    page.goto(site.url)
+    light = ground()
+
+    # when the system turns dark / then
+    page.emulate_media(color_scheme="dark")
+    dark = ground()
+    assert light != dark
+
+    # when someone chooses / then it stays, whatever the system says
+    page.get_by_role("link", name="Light").click()
+    page.goto(f"{site.url}/ui/models")
+    assert ground() == light
+    page.get_by_role("link", name="Dark").click()
+    page.emulate_media(color_scheme="light")
+    assert ground() == dark
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_phone_needs_no_sideways_scrolling(site: Site, page: Page, path: str) -> None:
+    site.showcase.make_busy()
+    page.set_viewport_size({"width": 360, "height": 740})
+    page.goto(f"{site.url}{path}")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_no_serious_violation(site: Site, page: Page, theme: str, language: str) -> None:
+    site.showcase.make_busy()
+    found = {}
+    for path in PAGES:
+        page.goto(f"{site.url}{path}?theme={theme}&lang={language}")
+        violations = Axe().run(page).response["violations"]
+        found[path] = [(one["id"], one["nodes"][0]["html"][:200]) for one in violations
+                       if one["impact"] in ("serious", "critical")]  # fmt: skip
+    assert found == {path: [] for path in PAGES}
+
+
+def test_the_keyboard_reaches_everything_and_shows_where_it_is(site: Site, page: Page) -> None:
+    # given / when someone presses Tab
+    job = site.showcase.start_finetune(1)
+    page.goto(site.url)
+    page.keyboard.press("Tab")
+    expect(page.locator(".skip")).to_be_focused()
+    expect(page.locator(".skip")).to_be_in_viewport()
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.id") == f"cancel-{job.id}":
+            break
+
+    # then the button has a visible ring, and Enter and Escape work
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    page.keyboard.press("Enter")
+    expect(page.locator("#confirm")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.locator("#confirm")).to_be_hidden()
+    assert not site.showcase.finetunes.is_cancelled(job.id)
+
+
+# -- what is shown -----------------------------------------------------------------------------------------------------
+
+
+def test_nothing_there_yet_is_explained(redis_url: str, client: redis.Redis, tmp_path: Path, page: Page) -> None:
+    settings = read_settings({"REDIS_URL": redis_url, "MODEL_DIR": str(tmp_path)})
+    with serve(settings, Showcase(settings, client)) as site:
+        page.goto(site.url)
+        expect(page.get_by_text("No worker is connected: start one with")).to_be_visible()
+        expect(page.get_by_text("No project is connected yet.")).to_contain_text(site.url)
+        expect(page.get_by_text("All queues are empty.")).to_be_visible()
+
+
+def test_agreement_is_shown_by_version_and_label_with_the_worst_first(site: Site, page: Page) -> None:
+    # given / when
+    site.showcase.add_agreement(1)
+    page.goto(f"{site.url}/ui/projects/1")
+
+    # then the newer version comes first, and agrees more
+    shown = page.locator("#agreement ~ div .number").all_inner_texts()
+    newer, older = (int(text.removeprefix("F1 ").rstrip("\u202f%")) for text in shown)
+    assert newer > older
+    expect(page.get_by_role("rowheader", name="traffic_light")).to_be_visible()
+    worst = page.locator(".worst a").first
+    expect(worst).to_have_attribute("href", re.compile(r"^http://studio:8080/projects/1/data\?task=\d+$"))
+
+
+def test_a_version_shows_its_card_figures_and_curves(site: Site, page: Page) -> None:
+    page.goto(f"{site.url}/ui/models/tiny-shapes-p1-1")
+    row = page.get_by_role("row", name="mAP on the project")
+    expect(row).to_contain_text("0.412")
+    expect(row).to_contain_text("+0.252")
+    for name in ("Loss over the iterations", "Precision over recall, before and after"):
+        assert page.get_by_alt_text(name).evaluate("image => image.naturalWidth") == 1
+
+
+def test_prompts_are_shown_as_the_model_reads_them(site: Site, page: Page) -> None:
+    site.showcase.add_project(2, "", SHELF.replace('"can"', '"box_lid" prompt="lid, box lid"'))
+    page.goto(f"{site.url}/ui/projects/2")
+    row = page.locator(".prompts li", has_text="box_lid")
+    expect(row.locator("q")).to_have_text(["lid", "box lid"])
+    expect(page.locator(".warnings")).to_contain_text('asks for "box", which is part of "box lid"')
+
+
+def test_names_from_outside_are_text_and_nothing_else(site: Site, page: Page) -> None:
+    # given labels, a title and a reason that would like to be a script
+    evil = "<img src=x onerror=document.title=1>"
+    escaped = evil.replace("<", "&lt;").replace(">", "&gt;")
+    site.showcase.add_project(2, evil, SHELF.replace('"can"', f'"{escaped}"'))
+    (job,) = site.showcase.make_jobs(2, 1, 1)
+    site.showcase.records.admit([job])
+    site.showcase.records.fail(job.id, job.run, 2, type("Evil", (Exception,), {"code": evil, "message": evil})())
+
+    # when / then they are shown as they are
+    for path in ("/", "/ui/projects/2"):
+        page.goto(f"{site.url}{path}")
+        expect(page.get_by_role("heading", name=evil)).to_be_visible()
+        expect(page.get_by_text(evil).last).to_be_visible()
+        expect(page.locator("img")).to_have_count(0)
+        assert page.title() != "1"
