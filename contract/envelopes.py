@@ -25,6 +25,9 @@ class Envelope(NamedTuple):
     message: str  #: JSON
 
 
+NOTHING = Envelope("", "")  #: no message
+
+
 def enclose(job: Job, shards: int) -> Envelope:
     """The message of a job. Each call gives it another delivery tag, under which kombu remembers who holds it."""
     queue = job.queue(shards)

@@ -19,8 +19,10 @@ from collections.abc import Iterable, Mapping, Sequence
 import redis
 
 from contract.dead_letters import DeadLetters
+from contract.envelopes import NOTHING, Envelope, enclose
 from contract.errors import GroundcrewError, UnknownJob
 from contract.jobs import PredictJob
+from contract.record_scripts import ADMIT, COUNT_DEATH, MOVE
 from contract.redact import redact
 
 OPEN = ("queued", "running", "writing")
@@ -31,61 +33,6 @@ FAILED_TTL_S = 7 * 24 * 3600
 PACE_MINUTES = 5  #: what "jobs a second" looks back on
 DELETED_TTL_S = 24 * 3600  #: how long a deleted task is remembered, for jobs of it still waiting
 
-# One round trip a job. Returns 1 if the job is new (or may run again) and was recorded as queued, else 0.
-_ADMIT = """
-local old = redis.call('HMGET', KEYS[1], 'state', 'updated_s')
-local state = old[1]
-if state == 'queued' or state == 'running' or state == 'writing' then return 0 end
-if state == 'failed' and tonumber(ARGV[2]) - tonumber(old[2]) < tonumber(ARGV[3]) then return 0 end
-redis.call('DEL', KEYS[1])
-redis.call('HSET', KEYS[1], 'state', 'queued', 'run', ARGV[4], 'updated_s', ARGV[2], 'job', ARGV[5])
-redis.call('HINCRBY', KEYS[2], 'queued', 1)
-redis.call('ZADD', KEYS[3], ARGV[2], ARGV[1] .. '.' .. ARGV[4])
-redis.call('ZADD', KEYS[4], ARGV[2], ARGV[1])
-redis.call('ZREMRANGEBYRANK', KEYS[4], 0, -10001)
-redis.call('ZREM', KEYS[5], ARGV[1])
-return 1
-"""
-
-# Moves a record to a new state if it is in one of the states that may lead there and belongs to the same run.
-# Returns the state found before; the caller acts only if that one was allowed. The latest 1,000 failures are listed.
-_MOVE = """
-local old = redis.call('HMGET', KEYS[1], 'state', 'run')
-local state, run = old[1] or 'none', old[2]
-if run and run ~= ARGV[2] then return 'superseded' end
-if not string.find(ARGV[5], ' ' .. state .. ' ', 1, true) then return state end
-redis.call('HSET', KEYS[1], 'state', ARGV[4], 'run', ARGV[2], 'updated_s', ARGV[3])
-for i = 7, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
-if state == 'queued' or state == 'running' or state == 'writing' then redis.call('HINCRBY', KEYS[2], state, -1) end
-redis.call('HINCRBY', KEYS[2], ARGV[4], 1)
-if tonumber(ARGV[6]) > 0 then
-  redis.call('EXPIRE', KEYS[1], ARGV[6])
-  redis.call('ZREM', KEYS[3], ARGV[1] .. '.' .. ARGV[2])
-else
-  redis.call('ZADD', KEYS[3], ARGV[3], ARGV[1] .. '.' .. ARGV[2])
-end
-if ARGV[4] == 'done' then
-  redis.call('HINCRBY', KEYS[5], ARGV[8], 1)
-  redis.call('EXPIRE', KEYS[5], 3600)
-end
-redis.call('ZADD', KEYS[6], ARGV[3], ARGV[1])
-redis.call('ZREMRANGEBYRANK', KEYS[6], 0, -10001)
-if ARGV[4] == 'failed' then
-  redis.call('ZADD', KEYS[4], ARGV[3], ARGV[1])
-  redis.call('ZREMRANGEBYRANK', KEYS[4], 0, -1001)
-end
-return state
-"""
-
-# A message that came again speaks of a death if its job was running. Returns how often that was while it ran alone;
-# -1 where nobody died of this run.
-_COUNT_DEATH = """
-local old = redis.call('HMGET', KEYS[1], 'state', 'run', 'alone')
-if old[1] ~= 'running' or old[2] ~= ARGV[1] then return -1 end
-redis.call('HINCRBY', KEYS[1], 'deaths', 1)
-return redis.call('HINCRBY', KEYS[1], 'deaths_alone', old[3] == '1' and 1 or 0)
-"""
-
 
 class JobRecords:
     """All job records of one Redis. Methods raise redis.RedisError when it does not answer."""
@@ -94,9 +41,9 @@ class JobRecords:
         self._redis = client
         self._failed_memory_s = failed_memory_s
         self.dead = DeadLetters(client)
-        self._admit = client.register_script(_ADMIT)
-        self._move_script = client.register_script(_MOVE)
-        self._count_death = client.register_script(_COUNT_DEATH)
+        self._admit = client.register_script(ADMIT)
+        self._move_script = client.register_script(MOVE)
+        self._count_death = client.register_script(COUNT_DEATH)
 
     # -- label configs ---------------------------------------------------------------------------------------------
 
@@ -117,14 +64,19 @@ class JobRecords:
 
     # -- life of a job ---------------------------------------------------------------------------------------------
 
-    def admit(self, jobs: Sequence[PredictJob]) -> list[PredictJob]:
-        """Record the jobs as queued and return those to send: not under way, not failed a moment ago."""
+    def admit(self, jobs: Sequence[PredictJob], *, send_to_shards: int = 0) -> list[PredictJob]:
+        """Record the jobs as queued and return those that are new: not under way, not failed a moment ago.
+
+        With a number of shards their messages are sent in the same step, else the caller sends what is returned.
+        """
         now = time.time()
         with self._redis.pipeline(transaction=False) as pipe:
             for job in jobs:
+                queue, message = enclose(job, send_to_shards) if send_to_shards else ("", "")
                 project = job.project_id
-                keys = [_record(job.id), _counts(project), OPEN_KEY, _latest(project), _failed(project)]
-                self._admit(keys=keys, args=[job.id, now, self._failed_memory_s, job.run, _body(job)], client=pipe)
+                keys = [_record(job.id), _counts(project), OPEN_KEY, _latest(project), _failed(project), queue]
+                args: list[str | float] = [job.id, now, self._failed_memory_s, job.run, _body(job), message]
+                self._admit(keys=keys, args=args, client=pipe)
             admitted = pipe.execute()
         return [job for job, new in zip(jobs, admitted, strict=True) if new]
 
@@ -150,9 +102,9 @@ class JobRecords:
         """running or writing -> queued, for a job whose message was lost."""
         return self._move(job, "queued", OPEN, {})
 
-    def predicted(self, job: PredictJob, boxes: int) -> bool:
-        """running -> writing: the boxes are known and on their way to Label Studio."""
-        return self._move(job, "writing", ("running",), {"boxes": str(boxes)})
+    def predicted(self, job: PredictJob, boxes: int, send: Envelope = NOTHING) -> bool:
+        """running -> writing: the boxes are known and on their way to Label Studio, in `send` if it is given."""
+        return self._move(job, "writing", ("running",), {"boxes": str(boxes)}, send)
 
     def finish(self, job_id: str, run: str, project_id: int, *, boxes: int) -> bool:
         """-> done: Label Studio, or whoever waited, has the boxes."""
@@ -170,18 +122,19 @@ class JobRecords:
         """queued -> cancelled. False where a worker has it, or it is over."""
         return self._move(job, "cancelled", ("queued",), {"code": "cancelled", "reason": reason})
 
-    def _move(self, job: PredictJob, state: str, allowed: Sequence[str], fields: Mapping[str, str]) -> bool:
-        return self._move_id(job.id, job.run, job.project_id, state, allowed, fields)
+    def _move(self, job: PredictJob, state: str, allowed: Sequence[str], fields: Mapping[str, str],
+              send: Envelope = NOTHING) -> bool:  # fmt: skip
+        return self._move_id(job.id, job.run, job.project_id, state, allowed, fields, send)
 
     def _move_id(self, job_id: str, run: str, project_id: int, state: str, allowed: Sequence[str],
-                 fields: Mapping[str, str]) -> bool:  # fmt: skip
+                 fields: Mapping[str, str], send: Envelope = NOTHING) -> bool:  # fmt: skip
         ttl_s = 0 if state in OPEN else FAILED_TTL_S if state == "failed" else DONE_TTL_S
         now = time.time()
         pairs = [text for pair in {"project": str(project_id), **fields}.items() for text in pair]
         before = self._move_script(
             keys=[_record(job_id), _counts(project_id), OPEN_KEY, _failed(project_id), _pace(now),
-                  _latest(project_id)],
-            args=[job_id, run, now, state, f" {' '.join(allowed)} ", ttl_s, *pairs],
+                  _latest(project_id), send.queue],
+            args=[job_id, run, now, state, f" {' '.join(allowed)} ", ttl_s, send.message, *pairs],
         )
         return str(before) in allowed
 

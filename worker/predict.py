@@ -7,9 +7,9 @@ Example: `Predictor(settings, records, fetcher, models, registry).predict(job) -
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from contract.errors import JobCancelled, JobExpired
+from contract.errors import ImageError, JobCancelled, JobExpired
 from contract.jobs import Prediction, PredictJob
 from contract.labels import LabelMap, read_label_config
 from contract.meters import STAGE
@@ -24,6 +24,9 @@ from worker.models import Look, Models
 from worker.tiles import detect
 
 
+KNOWN_CONFIGS = 500  #: label configs kept in memory
+
+
 @dataclass(frozen=True)
 class Predictor:
     """The stages of a predict job, with a look at "does anyone still want this?" between them."""
@@ -33,17 +36,18 @@ class Predictor:
     models: Models
     registry: Registry
     image_limit_px: int
+    _known_maps: dict[str, LabelMap] = field(default_factory=dict, repr=False)
 
     def predict(self, job: PredictJob) -> Prediction:
         """Raises ImageError, ModelError, JobExpired, JobCancelled, UnknownJob (its label config is gone)."""
-        self._check_wanted(job)
+        _check_expiry(job)
         label_map = self._label_map(job)
         threshold = self._threshold(job)
-        with STAGE.time(stage="download"):
-            data = self.fetcher.fetch(job.image, task_id=job.task_id)
+        data = self._fetch(job)
         with STAGE.time(stage="decode"):
             pixels = decode_image(data, limit_px=self.image_limit_px)  # (H, W, 3)
-        self._check_wanted(job)
+        _check_expiry(job)
+        self._check_deleted(job)
         look = Look(job.model, label_map.prompts, label_map.nms_groups, label_map.lowest_threshold(threshold))
         version = self.registry.get(job.model)
         tiling = choose_tiling(version.tiling, label_map)
@@ -51,22 +55,41 @@ class Predictor:
         return _as_prediction(job, label_map, boxes, pixels, threshold)
 
     def _label_map(self, job: PredictJob) -> LabelMap:
-        xml, prompt_map = self.records.load_config(job.config_id)
-        label_map = read_label_config(xml, prompt_map=prompt_map)
+        label_map = self._known_maps.get(job.config_id) or self._read_label_map(job.config_id)
         if job.asked is None:
             return label_map
         return label_map.narrow(job.asked.prompts, job.asked.labels, job.asked.score_threshold)
+
+    def _read_label_map(self, config_id: str) -> LabelMap:
+        """Read once, since an id names the same config for ever."""
+        xml, prompt_map = self.records.load_config(config_id)
+        if len(self._known_maps) >= KNOWN_CONFIGS:
+            self._known_maps.clear()
+        self._known_maps[config_id] = label_map = read_label_config(xml, prompt_map=prompt_map)
+        return label_map
 
     def _threshold(self, job: PredictJob) -> float:
         if job.asked is not None and job.asked.score_threshold is not None:
             return job.asked.score_threshold
         return self.registry.get(job.model).score_threshold
 
-    def _check_wanted(self, job: PredictJob) -> None:
-        if job.expires_at_s is not None and time.time() > job.expires_at_s:
-            raise JobExpired
+    def _fetch(self, job: PredictJob) -> bytes:
+        """The image file. That of a deleted task may be gone, too: then the job is cancelled rather than failed."""
+        try:
+            with STAGE.time(stage="download"):
+                return self.fetcher.fetch(job.image, task_id=job.task_id)
+        except ImageError:
+            self._check_deleted(job)
+            raise
+
+    def _check_deleted(self, job: PredictJob) -> None:
         if job.task_id and self.records.is_deleted(job.project_id, job.task_id):
             raise JobCancelled(f"task {job.task_id} was deleted")
+
+
+def _check_expiry(job: PredictJob) -> None:
+    if job.expires_at_s is not None and time.time() > job.expires_at_s:
+        raise JobExpired
 
 
 def list_boxes(boxes: Boxes) -> list[DetectedBox]:
