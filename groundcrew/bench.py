@@ -10,8 +10,10 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+import tempfile
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import click
 
@@ -44,6 +46,82 @@ def finetune_latency(as_json: bool) -> None:
     """Time typed prompts beside a fine-tune and without one, on this machine, in turns."""
     found = load_benchmark("finetune_latency").measure(say=lambda text: None if as_json else click.echo(text, err=True))
     click.echo(json.dumps(found) if as_json else "\n".join(f"{name:26} {value}" for name, value in found.items()))
+
+
+@bench.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON only")
+@click.option("--config", default="swin-t", show_default=True, help="tiny, swin-t, swin-l, or what CONFIG_FILE may be")
+@click.option("--size", default="800x1066", show_default=True, help="Height and width of the image")
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda")
+@click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="CPU threads")
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Images each; medians count")
+@click.option("--labels", type=click.IntRange(0), default=0, help="Also time this many names at once")
+@click.option("--rivals", default="transformers-fp32,transformers-bf16", help="Beside mmdet; empty for none")
+def detector(
+    as_json: bool, config: str, size: str, device: str, threads: int, rounds: int, labels: int, rivals: str
+) -> None:
+    """Time one image: ours against mmdet's DetInferencer and transformers, turn by turn."""
+    height, _, width = size.partition("x")
+    found = load_benchmark("detector").measure(
+        config,
+        (int(height), int(width)),
+        device=device,
+        threads=threads,
+        rounds=rounds,
+        labels=labels,
+        rivals=[kind for kind in rivals.split(",") if kind],
+        say=lambda text: None if as_json else click.echo(text, err=True),
+    )
+    _print_and_keep(f"detector-{config}-{device}", found, as_json)
+
+
+@bench.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON only")
+@click.option("--scenes", type=click.IntRange(1), default=500, show_default=True, help="Pictures")
+@click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="CPU threads")
+def accuracy(as_json: bool, scenes: int, threads: int) -> None:
+    """Average precision of the fast path and of mmdet in 32 bits, with the tiny model on fresh scenes."""
+    say = (lambda text: None) if as_json else (lambda text: click.echo(text, err=True))
+    _print_and_keep("accuracy", load_benchmark("accuracy").measure_all(scenes, threads, say), as_json)
+
+
+def _print_and_keep(name: str, found: dict[str, object], as_json: bool) -> None:
+    """Figures with the machine they were measured on, as a file of benchmarks/results/ too."""
+    machine = load_benchmark("machine")
+    machine.save_figures(name, found)
+    described = {**found, **machine.describe_machine()}
+    click.echo(json.dumps(described) if as_json else "\n".join(f"{key:20} {value}" for key, value in found.items()))
+
+
+@bench.command()
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON a row, and a last one with the sums")
+@click.option("--rows", "names", default="", metavar="NAME,...", help="Only these rows  [default: all]")
+@click.option("--tasks", type=click.IntRange(100), default=1000, show_default=True, help="Tasks a row")
+@click.option("--soak", "soak_min", type=click.IntRange(1), metavar="MINUTES",
+              help="Random faults in one crew for so long, in place of the rows")
+@click.option("--out", "out_dir", type=click.Path(path_type=Path), help="Keep logs there  [default: a temporary folder]")
+def faults(as_json: bool, names: str, tasks: int, soak_min: int | None, out_dir: Path | None) -> None:
+    """Break a real crew in every way of the table: nothing may be lost, nothing stored twice. Takes about 25 minutes."""
+    folder = out_dir or Path(tempfile.mkdtemp(prefix="groundcrew-faults-"))
+    if soak_min is not None:
+        sums = load_benchmark("faults_soak").soak(soak_min, folder=folder, show=lambda row: click.echo(json.dumps(row)))
+    else:
+        table = load_benchmark("faults")
+        show = _as_json if as_json else _as_text
+        sums = table.run_table(table.find_rows(names), tasks=tasks, folder=folder, show=show)
+    click.echo(json.dumps(sums))
+    if sums["lost"] or sums["duplicated"] or sums["failed_rows"]:
+        raise SystemExit(1)
+
+
+def _as_json(result: Any) -> None:
+    click.echo(json.dumps(result.to_json()))
+
+
+def _as_text(result: Any) -> None:
+    figures = f"{result.tasks} tasks, {result.lost} lost, {result.duplicated} doubled"
+    times = f"{result.seconds:5.1f} s, recovered in {result.recovery_s:5.1f} s"
+    click.echo(f"{'ok  ' if result.ok else 'FAIL'} {result.name:34} {figures}, {times} {result.reason}")
 
 
 def load_benchmark(name: str) -> ModuleType:
