@@ -23,7 +23,6 @@ from worker.images import Pixels, decode_image
 from worker.models import Look, Models
 from worker.tiles import detect
 
-
 KNOWN_CONFIGS = 500  #: label configs kept in memory
 
 
