@@ -24,6 +24,9 @@ from defusedxml.ElementTree import fromstring
 from contract.errors import LabelConfigError
 
 LIMIT_BYTES = 1 << 20  #: of a label config; Label Studio's own largest template is under 10 kB
+LIMIT_PROMPTS = 5_000  #: LVIS has 1,203 classes; 5,000 prompts are read in about a hundred passes an image
+LIMIT_DEPTH = 100  #: of tags in each other
+LIMIT_CONTROLS = 100  #: RectangleLabels in one label config
 _NO_WORDS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -135,6 +138,8 @@ def _read_label_config(xml: str, words: tuple[tuple[str, str], ...]) -> LabelMap
     controls = [(tag, image) for tag in root.iter() if _is(tag, "RectangleLabels") and (image := _object(tag, images))]
     if not controls:
         raise LabelConfigError("has no RectangleLabels whose toName is an Image: boxes need one (Labels do not do)")
+    if len(controls) > LIMIT_CONTROLS:
+        raise LabelConfigError(f"has {len(controls)} RectangleLabels; at most {LIMIT_CONTROLS} are read")
     to_name = controls[0][1]
     targets = tuple(
         target
@@ -144,6 +149,8 @@ def _read_label_config(xml: str, words: tuple[tuple[str, str], ...]) -> LabelMap
     )
     if not any(target.prompts for target in targets):
         raise LabelConfigError("has no Label with a name inside its RectangleLabels: add <Label value=.../>")
+    if (count := sum(len(target.prompts) for target in targets)) > LIMIT_PROMPTS:
+        raise LabelConfigError(f"asks for {count} things; at most {LIMIT_PROMPTS} are looked for")
     return LabelMap(
         targets=targets,
         image_key=_image_key(images[to_name]),
@@ -168,7 +175,16 @@ def _parse(xml: str) -> Element:
         raise LabelConfigError("contains a DTD or an entity declaration, which is refused") from error
     except ValueError as error:  # lone surrogates and the like
         raise LabelConfigError(f"is not valid text: {error}") from error
+    _check_depth(root)
     return root
+
+
+def _check_depth(root: Element) -> None:
+    level = [root]
+    for _ in range(LIMIT_DEPTH):
+        level = [child for tag in level for child in tag]
+    if level:
+        raise LabelConfigError(f"has tags more than {LIMIT_DEPTH} levels deep")
 
 
 def _is(tag: Element, name: str) -> bool:

@@ -18,6 +18,7 @@ from contract.labels import LabelMap, LabelTarget, normalize_prompt, split_promp
 
 Regions = list[tuple[object, Mapping[str, object]]]  #: (from_name, value) pairs
 LIMIT_CHARS = 4000  #: of one typed prompt; 256 tokens are about 1,200 characters of English
+LONGEST_LINTED_WORDS = 16  #: names are shorter, and the runs of words grow with the square
 _HARD_BREAK = re.compile(r"[,;\n\r、，；。|]|\.(?=\s|$)")
 
 
@@ -192,13 +193,26 @@ def _lint_duplicates(label_map: LabelMap) -> Iterator[PromptWarning]:
 
 
 def _lint_contained(label_map: LabelMap) -> Iterator[PromptWarning]:
+    longer: dict[str, str] = {}
+    for prompt in label_map.prompts:
+        for part in _parts(prompt):
+            longer.setdefault(part, prompt)
     for short, targets in zip(label_map.prompts, label_map.targets_by_prompt, strict=True):
-        longer = [prompt for prompt in label_map.prompts if prompt != short and _within(short, prompt)]
-        if longer:
+        if short in longer:
             yield PromptWarning(
-                "contained", targets[0].label, f'asks for "{short}", which is part of "{longer[0]}": '
+                "contained", targets[0].label, f'asks for "{short}", which is part of "{longer[short]}": '
                 "boxes of one may be found as the other, so choose words that differ"
             )  # fmt: skip
+
+
+def _parts(prompt: str) -> Iterator[str]:
+    """Every run of its words but the whole, of the first words: what a label could be named by."""
+    words = prompt.split()[:LONGEST_LINTED_WORDS]
+    for start in range(len(words)):
+        for end in range(start + 1, len(words) + 1):
+            part = " ".join(words[start:end])
+            if part != prompt:
+                yield part
 
 
 def _lint_list(label_map: LabelMap, limit_tokens: int, count: Callable[[str], int]) -> Iterator[PromptWarning]:

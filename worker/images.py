@@ -17,6 +17,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from contract.errors import ImageTooLarge, ImageUnreadable
 
 Pixels = NDArray[np.uint8]
+Image.init()  # loads the plugins, so that OPEN is complete
+#: What annotators use, decoded within this process. Never EPS: Pillow starts Ghostscript for it.
+FORMATS = tuple(
+    name for name in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM") if name in Image.OPEN
+)
 LONGEST_TO_SHORTEST = 100  #: a thinner image would be less than a pixel wide for the model
 
 
@@ -24,7 +29,7 @@ def decode_image(data: bytes, *, limit_px: int) -> Pixels:
     """Decode one image; animated ones give their first frame.
 
     Args:
-        data: the file, in any format Pillow reads.
+        data: the file, in one of FORMATS whatever its name says.
         limit_px: most pixels (width x height), checked before anything is decoded.
 
     Returns:
@@ -36,13 +41,14 @@ def decode_image(data: bytes, *, limit_px: int) -> Pixels:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # our own limit decides, before decoding
-            with Image.open(io.BytesIO(data)) as image:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 _check_size(image, limit_px)
                 return _to_rgb(ImageOps.exif_transpose(image))
     except (ImageTooLarge, ImageUnreadable):
         raise
     except UnidentifiedImageError:
-        raise ImageUnreadable(f"the file of {len(data)} bytes is no image in a known format") from None
+        known = ", ".join(FORMATS)
+        raise ImageUnreadable(f"the file of {len(data)} bytes is no image in a known format ({known})") from None
     except Image.DecompressionBombError:
         raise ImageTooLarge(f"the image has more pixels than IMAGE_LIMIT_PX={limit_px}") from None
     except Exception as error:  # decoders raise whatever they like on damaged files: this image alone fails

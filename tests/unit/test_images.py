@@ -1,6 +1,8 @@
 """Every kind of image file becomes what Label Studio's browser shows: upright, RGB, 8 bit."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -87,3 +89,87 @@ def test_a_truncated_file_is_unreadable(kind):
 def test_a_line_is_no_image_for_the_model():
     with pytest.raises(ImageUnreadable, match="2 x 300 pixels cannot be resized"):
         decode(encode(Image.new("L", (2, 300))))
+
+
+# -- files made to hurt ------------------------------------------------------------------------------------------------
+
+
+def png(width, height, pixels=b"", *extra):
+    """A PNG that says what it likes of its size."""
+
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(extra) + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
+
+
+def text_bomb():
+    """50 MB of text in a small chunk."""
+    body = b"zTXt" + b"k\0\0" + zlib.compress(b"a" * 50_000_000)
+    return struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+
+
+@pytest.mark.parametrize(("width", "height"), [(30_000, 30_000), (2**31 - 1, 2**31 - 1), (1_000_001, 100_000)])
+def test_a_bomb_is_refused_by_what_its_header_says(width, height):
+    with pytest.raises(ImageTooLarge):
+        decode(png(width, height))
+
+
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "WEBP"])
+def test_only_the_first_of_many_frames_is_decoded(kind):
+    frames = [Image.new("RGB", (40, 40), (n, n, n)) for n in range(200)]
+    assert decode(encode(frames[0], kind, save_all=True, append_images=frames[1:])).shape == (40, 40, 3)
+
+
+def test_a_frame_larger_than_its_canvas_counts_as_large():
+    data = bytearray(encode(Image.new("P", (50, 50)), "GIF"))
+    at = data.index(b"\x2c")  # the descriptor of the first frame: left, top, width, height
+    data[at + 5 : at + 9] = struct.pack("<HH", 60_000, 60_000)
+    with pytest.raises((ImageTooLarge, ImageUnreadable)):
+        decode(bytes(data))
+
+
+def test_compressed_text_in_a_picture_is_not_unpacked_without_end():
+    with pytest.raises(ImageUnreadable):
+        decode(png(4, 4, bytes(4 * 13), text_bomb()))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) (w) file",  # Pillow would start Ghostscript
+        b"<?xml version='1.0'?><!DOCTYPE svg [<!ENTITY a 'aaaa'>]><svg xmlns='http://www.w3.org/2000/svg'>&a;</svg>",
+        b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>",
+        b"%PDF-1.7\n", b"PK\x03\x04", b"GIF89a/*<script>alert(1)</script>*/=1;", b"<html><img src=x></html>",
+        b"8BPS\0\1", b"\xff\xd8\xff\xe0" + b"\0" * 100, b"II*\0" + b"\xff" * 100, b"RIFF\xff\xff\xff\xffWEBPVP8X",
+    ],
+)  # fmt: skip
+def test_what_only_looks_like_an_image_is_unreadable(data):
+    with pytest.raises(ImageUnreadable):
+        decode(data)
+
+
+@pytest.mark.parametrize("tail", [b"PK\x03\x04 zip", b"<script>alert(1)</script>", b"\0" * 1000])
+def test_what_hangs_behind_an_image_is_not_looked_at(tail):
+    data = encode(Image.new("RGB", (5, 4), "white"), "JPEG")
+    assert np.array_equal(decode(data + tail), decode(data))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP"])
+def test_no_byte_of_damage_escapes_as_another_error(kind):
+    whole = encode(Image.effect_mandelbrot((32, 32), (-2, -1, 1, 1), 20), kind)
+    random = np.random.default_rng(0)
+    for _ in range(60):
+        damaged = bytearray(whole[: random.integers(1, len(whole) + 1)])
+        for at in random.integers(0, len(damaged), 4):
+            damaged[at] = random.integers(256)
+        try:
+            assert decode(bytes(damaged)).shape[2] == 3
+        except (ImageUnreadable, ImageTooLarge):
+            continue
+
+
+def test_inverted_cmyk_as_adobe_writes_it_has_its_own_colours():
+    red = Image.new("RGB", (16, 16), (255, 0, 0)).convert("CMYK")
+    assert np.abs(decode(encode(red, "JPEG", quality=95))[8, 8].astype(int) - (255, 0, 0)).max() < 8

@@ -178,7 +178,6 @@ OUTSIDE = '<!DOCTYPE v [<!ENTITY x SYSTEM "file:///etc/passwd">]><View><Label va
         (BOMB, "entity declaration, which is refused"),
         (OUTSIDE, "entity declaration, which is refused"),
         ("<View>" + " " * LIMIT_BYTES + "</View>", "is longer than 1048576 bytes"),
-        ("<View>" * 50_000 + "</View>" * 50_000, "has no RectangleLabels"),
         ('<View><Image name="i" value="$i"/><Choices name="c" toName="i"/></View>', "has no RectangleLabels"),
         ('<View><Image name="i" value="$i"/><RectangleLabels toName="i"/></View>', "has no RectangleLabels"),
         (config(""), "has no Label with a name"),
@@ -250,3 +249,20 @@ def test_the_version_does_not_change_between_releases() -> None:
 @pytest.mark.parametrize("text", ["  Red__Circle. ", "red\ncircle", "RED CIRCLE。", "red circle . "])
 def test_normalizing_gives_plain_words(text: str) -> None:
     assert normalize_prompt(text) == "red circle"
+
+
+@pytest.mark.parametrize(
+    ("xml", "problem"),
+    [
+        ("<View>" * 101 + "</View>" * 101, "more than 100 levels deep"),
+        ("<View>" * 60_000 + "</View>" * 60_000, "more than 100 levels deep"),
+        ("<View><Image name='i' value='$image'/>" + "<RectangleLabels name='r' toName='i'/>" * 101 + "</View>",
+         "has 101 RectangleLabels; at most 100"),
+        ("<View><Image name='i' value='$image'/><RectangleLabels name='r' toName='i'>"
+         + "".join(f"<Label value='w{n}'/>" for n in range(5001)) + "</RectangleLabels></View>",
+         "asks for 5001 things"),
+    ],
+)  # fmt: skip
+def test_what_would_take_minutes_to_read_is_refused(xml: str, problem: str) -> None:
+    with pytest.raises(LabelConfigError, match=problem):
+        read_label_config(xml)

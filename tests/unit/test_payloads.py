@@ -230,3 +230,29 @@ def test_no_body_causes_anything_but_a_payload_error(body: dict[str, Any], actio
         # then
         with contextlib.suppress(PayloadError):
             read(body)
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        (b'{"a":' * 65 + b"1" + b"}" * 65, "nested too deeply; at most 64"),
+        (b"[" * 100_000 + b"]" * 100_000, "nested too deeply"),
+        (rb'{"a": "\ud83d"}', "half of a surrogate pair"),
+        (rb'{"\uDC00": 1}', "half of a surrogate pair"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "is not JSON"),
+        (b"\xff\xfe", "is not JSON"),
+    ],
+)
+def test_bodies_that_would_hurt_later_are_refused_at_once(body: bytes, problem: str) -> None:
+    with pytest.raises(PayloadError, match=problem):
+        parse_json(body)
+
+
+def test_brackets_within_texts_are_no_depth() -> None:
+    body = json.dumps({"a": "[{" * 100 + '\\" [[' * 100, "😀": ["\ud83d\ude00"]})
+    assert parse_json(body.encode())["a"].startswith("[{")
+
+
+def test_too_many_annotations_in_one_event_are_refused() -> None:
+    with pytest.raises(PayloadError, match="annotation has 200001 entries"):
+        read_webhook({"action": "ANNOTATIONS_CREATED", "project": {"id": 1}, "annotation": [0] * 200_001})
