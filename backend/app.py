@@ -31,7 +31,7 @@ from contract.settings import Settings
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 5
-PROBES = ("/health", "/metrics")  #: asked every few seconds: logged at DEBUG only
+PROBES = ("/health", "/metrics", "/metrics/outstanding")  #: asked every few seconds: logged at DEBUG only
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 

@@ -50,7 +50,7 @@ class Gauges:
         text = "Time since the project's oldest open job moved on; 0 without one."
         yield _family("oldest_open_job_seconds", text, ["project"], self._oldest())
         text = "Work for a role: queued, running, delayed and leased. What scales the role."
-        yield _family("outstanding_jobs", text, ["role"], self._outstanding())
+        yield _family("outstanding_jobs", text, ["role"], self.outstanding())
         yield _gauge("leased_finetunes", "Fine-tunes that a trainer has in hand.", float(self._leased()))
         roles = Counter(str(process["role"]) for process in self._processes)
         yield _family("processes", "Workers and writers that are alive.", ["role"], roles)
@@ -82,7 +82,8 @@ class Gauges:
                 ages.setdefault(project, max(0.0, time.time() - float(row[1])))
         return dict.fromkeys(self._counts, 0.0) | ages
 
-    def _outstanding(self) -> dict[str, float]:
+    def outstanding(self) -> dict[str, float]:
+        """Work by role; Kubernetes scales by it (deploy/kubernetes). Depth alone would stop a running training."""
         states: Counter[str] = Counter()
         for counts in self._counts.values():
             states.update(counts)

@@ -19,7 +19,7 @@ from backend.gauges import Gauges
 from backend.watch import Watch
 from contract.meters import COUNTERS, HISTOGRAMS, INFINITY, Counter, Histogram, Sample, read_sums
 
-__all__ = ["CONTENT_TYPE", "write_metrics"]
+__all__ = ["CONTENT_TYPE", "outstanding", "write_metrics"]
 
 
 def write_metrics(watch: Watch, dispatcher: Dispatcher) -> bytes:
@@ -27,6 +27,11 @@ def write_metrics(watch: Watch, dispatcher: Dispatcher) -> bytes:
     registry = CollectorRegistry()
     registry.register(_Numbers(watch, dispatcher))
     return generate_latest(registry)
+
+
+def outstanding(watch: Watch, dispatcher: Dispatcher) -> dict[str, float]:
+    """Jobs that are queued, running, delayed or leased, by the role that does them. Raises redis.RedisError."""
+    return Gauges(watch, dispatcher).outstanding()
 
 
 class _Numbers(Collector):

@@ -28,6 +28,7 @@ from celery.worker import WorkController
 from contract.agreement_records import AgreementRecords
 from contract.broker import connect_redis, make_celery
 from contract.delayed import Delayed
+from contract.finetune import FinetuneRecords
 from contract.heartbeats import Heartbeat
 from contract.jobs import EXPAND_QUEUE, FINETUNE_QUEUE, INTERACTIVE_QUEUE, WRITE_QUEUE, bulk_queues
 from contract.meters import IMAGES, TALLY
@@ -42,6 +43,7 @@ from worker.detectors.base import Detector
 from worker.finetune import Finetuner
 from worker.gpu_lease import lease_gpu
 from worker.holdings import delivery_tags
+from worker.idle import leave_when_idle
 from worker.labelstudio import LabelStudio
 from worker.models import Models, load_mmgdino
 from worker.notices import Notices
@@ -123,8 +125,11 @@ def run_write(settings: Settings) -> None:
         reconciler.stop()
 
 
-def run_train(settings: Settings) -> None:
-    """The trainer: one fine-tune at a time, behind everything else that this machine has to do."""
+def run_train(settings: Settings, *, until_idle: bool = False) -> None:
+    """The trainer: one fine-tune at a time, behind everything else that this machine has to do.
+
+    `until_idle` makes it end when there has been no fine-tune for a while, as an autoscaler's job has to.
+    """
     os.nice(TRAINER_NICENESS)
     client, app, name = connect_redis(settings), make_celery(settings), _name("trainer")
     stopping = threading.Event()
@@ -132,6 +137,8 @@ def run_train(settings: Settings) -> None:
     records = JobRecords(client, failed_memory_s=settings.failed_memory_s)
     finetuner = Finetuner(settings, client, name, stopping)
     register(_crew(app, client, records, settings, name, finetuner=finetuner))
+    if until_idle:
+        leave_when_idle(FinetuneRecords(client), _leave)
     _consume(app, client, [FINETUNE_QUEUE], 1, name, {"role": "train", "device": settings.device},
              settings.alive_file)  # fmt: skip
 

@@ -8,18 +8,24 @@ import redis
 from prometheus_client.parser import text_string_to_metric_families
 
 from backend.dispatch import Dispatcher
-from backend.metrics import write_metrics
+from backend.metrics import outstanding, write_metrics
 from backend.watch import Watch
+from contract.finetune import FinetuneRecords, new_finetune
 from contract.heartbeats import Heartbeat
+from contract.jobs import PredictJob
 from contract.meters import IMAGES, Tally, read_sums
+from contract.projects import ProjectFacts, Projects
 from contract.settings import read_settings
+from contract.status import JobRecords
 from tests.services.machine import REPOSITORY
 from tests.services.waiting import wait_until
 
 WORK = """
 from contract.broker import connect_redis
 from contract.meters import IMAGES, STAGE, TALLY
+from contract.projects import ProjectFacts, Projects
 from contract.settings import read_settings
+from contract.status import JobRecords
 client = connect_redis(read_settings())
 for _ in range(10):
     for _ in range(10):
@@ -98,3 +104,24 @@ def test_what_living_workers_say_of_themselves(client, scrape):
     assert found["groundcrew_gpu_leases", "GPU-1", "worker-1@h"] == 1
     assert found["groundcrew_loaded_models", "tiny-1", "worker-1@h"] == 1
     assert found["groundcrew_device_memory_used_bytes", "worker-1@h"] == 40
+
+
+def test_what_scales_a_role_counts_what_is_in_hand_too(client, redis_url):
+    # given a predict job that runs, one that is written, and a fine-tune that a trainer has
+    settings = read_settings({"REDIS_URL": redis_url})
+    records, finetunes = JobRecords(client, failed_memory_s=0), FinetuneRecords(client)
+    Projects(client).remember(ProjectFacts(project_id=3, config_id="c", model_version="v"))
+    jobs = [PredictJob(project_id=3, task_id=task, image="i", config_id="c", model="m", model_version="v",
+                       id=f"p3-t{task}-0") for task in (1, 2)]  # fmt: skip
+    records.admit(jobs)
+    for job in jobs:
+        records.start(job, redelivered=False, worker="w")
+    records.predicted(jobs[0], boxes=1)
+    finetune = new_finetune(3, "cli")
+    finetunes.request(finetune)
+    finetunes.start(finetune, "trainer")
+
+    # then no queue holds a message, and yet each role has work
+    assert sum(Watch(settings).queues().values()) == 0
+    found = outstanding(Watch(settings), Dispatcher(settings))
+    assert found == {"predict": 1, "write": 1, "train": 1}
