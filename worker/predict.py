@@ -51,7 +51,7 @@ class Predictor:
         version = self.registry.get(job.model)
         tiling = choose_tiling(version.tiling, label_map)
         boxes = detect(self.models, look, pixels, tiling, nms_iou=version.nms_iou, urgent=job.urgent)
-        return _as_prediction(job, label_map, boxes, pixels, threshold)
+        return as_prediction(job, label_map, boxes, pixels, threshold)
 
     def _label_map(self, job: PredictJob) -> LabelMap:
         label_map = self._known_maps.get(job.config_id) or self._read_label_map(job.config_id)
@@ -99,7 +99,7 @@ def list_boxes(boxes: Boxes) -> list[DetectedBox]:
     ]
 
 
-def _as_prediction(job: PredictJob, label_map: LabelMap, boxes: Boxes, pixels: Pixels, threshold: float) -> Prediction:
+def as_prediction(job: PredictJob, label_map: LabelMap, boxes: Boxes, pixels: Pixels, threshold: float) -> Prediction:
     height_px, width_px = pixels.shape[:2]
     found = list_boxes(boxes)
     result = boxes_to_result(label_map, found, width_px=width_px, height_px=height_px, score_threshold=threshold)
