@@ -13,11 +13,12 @@ from typing import Any
 from flask import Blueprint, Response, request
 
 from backend.dispatch import Dispatcher
-from backend.metrics import CONTENT_TYPE, write_metrics
+from backend.metrics import CONTENT_TYPE, outstanding, write_metrics
 from backend.models import ModelCards, ProjectModel
 from backend.payloads import Event, parse_json, read_images, read_predict, read_setup, read_webhook
 from backend.watch import Watch
 from contract.errors import PayloadError
+from contract.eta import project_eta_s
 from contract.prompts import read_interactive
 from contract.settings import Settings
 
@@ -47,6 +48,7 @@ class Routes:
         routes.get("/jobs/<job_id>")(self.job)
         routes.post("/jobs/<job_id>/cancel")(self.cancel_job)
         routes.get("/metrics")(self.metrics)
+        routes.get("/metrics/outstanding")(self.outstanding)
         return routes
 
     # -- what Label Studio calls -----------------------------------------------------------------------------------
@@ -141,6 +143,8 @@ class Routes:
         return {
             "project_id": int(asked),
             "counts": records.counts(int(asked)),
+            "eta_s": project_eta_s(records, int(asked)),
+            "dead_letters": records.dead.count(),
             "events": projects.events(int(asked)),
             "failures": records.recent_failures(int(asked)),
             "finetunes": self._dispatcher.training.records.latest(int(asked)),
@@ -152,6 +156,10 @@ class Routes:
     def cancel_job(self, job_id: str) -> JsonAnswer:
         """The record afterwards; a running fine-tune stops within seconds."""
         return self._dispatcher.jobs.cancel(job_id)
+
+    def outstanding(self) -> JsonAnswer:
+        """What each role has to do, as JSON: for autoscalers that read no Prometheus text."""
+        return outstanding(self._watch, self._dispatcher)
 
     def metrics(self) -> Response:
         return Response(write_metrics(self._watch, self._dispatcher), content_type=CONTENT_TYPE)

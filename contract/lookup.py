@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import redis
 
+from contract.eta import job_eta_s
 from contract.finetune import FinetuneRecords, is_finetune
 from contract.results import Results
-from contract.status import JobRecords
+from contract.status import OPEN, JobRecords
 
 
 class JobLookup:
@@ -23,7 +24,10 @@ class JobLookup:
 
     def get(self, job_id: str) -> dict[str, object]:
         """The record as JSON types. Raises UnknownJob."""
-        return self.finetunes.get(job_id) if is_finetune(job_id) else self.predicts.get(job_id)
+        if is_finetune(job_id):
+            return self.finetunes.get(job_id)
+        record = self.predicts.get(job_id)
+        return {**record, "eta_s": job_eta_s(self.predicts, job_id)} if record["state"] in OPEN else record
 
     def cancel(self, job_id: str) -> dict[str, object]:
         """Cancel what waits; tell a running fine-tune to stop; leave the rest alone. Returns the record after that.

@@ -99,9 +99,9 @@ def _print_and_keep(name: str, found: dict[str, object], as_json: bool) -> None:
 @click.option("--tasks", type=click.IntRange(100), default=1000, show_default=True, help="Tasks a row")
 @click.option("--soak", "soak_min", type=click.IntRange(1), metavar="MINUTES",
               help="Random faults in one crew for so long, in place of the rows")
-@click.option("--out", "out_dir", type=click.Path(path_type=Path), help="Keep logs there  [default: a temporary folder]")
+@click.option("--out", "out_dir", type=click.Path(path_type=Path), help="Keep logs there, not in a temporary folder")
 def faults(as_json: bool, names: str, tasks: int, soak_min: int | None, out_dir: Path | None) -> None:
-    """Break a real crew in every way of the table: nothing may be lost, nothing stored twice. Takes about 25 minutes."""
+    """Break a real crew in every way of the table: nothing may be lost, nothing stored twice. Takes 25 minutes."""
     folder = out_dir or Path(tempfile.mkdtemp(prefix="groundcrew-faults-"))
     if soak_min is not None:
         sums = load_benchmark("faults_soak").soak(soak_min, folder=folder, show=lambda row: click.echo(json.dumps(row)))

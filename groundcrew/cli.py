@@ -159,18 +159,28 @@ def predict(sources: tuple[str, ...], prompt: str | None, project_id: int | None
 
 
 @cli.command()
-@click.argument("words", metavar="[[cancel] JOB_ID]", nargs=-1)
+@click.argument("words", metavar="[[cancel] JOB_ID | dead | replay ID | drop ID]", nargs=-1)
 @click.option("--project", "project_id", type=int, help="Only this Label Studio project")
+@click.option("--all", "every", is_flag=True, help="With replay or drop: all dead letters")
 @json_option
 @settings_options_shown("redis_url")
-def jobs(words: tuple[str, ...], project_id: int | None, as_json: bool, **flags: Any) -> None:
+def jobs(words: tuple[str, ...], project_id: int | None, every: bool, as_json: bool, **flags: Any) -> None:
     """What is queued, running, done and failed; or one job with its reason; or cancel that job.
 
     A job that waits is cancelled at once; a fine-tune that runs is told to stop and does so within seconds.
+    `dead` lists what was given up and why; `replay` sends it again, `drop` forgets it.
     """
+    from groundcrew import dead_letters
     from groundcrew.jobs import cancel_job, print_jobs, show_jobs
 
     settings = settings_of_running_crew(flags)
+    if words and words[0] in ("dead", "replay", "drop"):
+        if (len(words) > 1) == (every or words[0] == "dead"):
+            raise click.UsageError("say `jobs dead`, `jobs replay ID`, `jobs drop ID`, or --all in place of the id")
+        act = {"dead": dead_letters.list_dead, "replay": dead_letters.replay_dead, "drop": dead_letters.drop_dead}
+        named = {} if words[0] == "dead" else {"ids": words[1:], "every": every}
+        print_found(act[words[0]](settings, **named), as_json, dead_letters.print_dead)
+        return
     match words:
         case ():
             found = show_jobs(settings, None, project_id)

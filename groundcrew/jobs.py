@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 import redis
@@ -17,6 +18,7 @@ from rich.table import Table
 from contract.broker import connect_redis, queue_depths
 from contract.delayed import Delayed
 from contract.errors import BrokerUnavailable
+from contract.eta import project_eta_s
 from contract.heartbeats import alive
 from contract.lookup import JobLookup
 from contract.projects import Projects
@@ -64,8 +66,10 @@ def _overview(client: redis.Redis, lookup: JobLookup, settings: Settings, projec
     failures = [row for number in chosen for row in records.recent_failures(number, MOST_FAILURES)]
     return {
         "projects": [
-            {"project_id": number, "title": titles.get(number, ""), **records.counts(number)} for number in chosen
+            {"project_id": number, "title": titles.get(number, ""), **records.counts(number),
+             "eta_s": project_eta_s(records, number)} for number in chosen
         ],
+        "dead": records.dead.count(),
         "failures": sorted(failures, key=_changed_s, reverse=True)[:MOST_FAILURES],
         "finetunes": sorted(finetunes, key=_changed_s, reverse=True),
         "queues": queue_depths(client, settings.queue_shards),
@@ -89,19 +93,26 @@ def print_jobs(found: Mapping[str, Any]) -> None:
         console.print(_failure_table(found["failures"]))
     if found["finetunes"]:
         console.print(_finetune_table(found["finetunes"][:MOST_FINETUNES]))
+    if found["dead"]:
+        console.print(f"Dead letters: {found['dead']}; see `groundcrew jobs dead`", markup=False, soft_wrap=True)
     console.print(f"Waiting: {_queues(found)}", markup=False, soft_wrap=True)
     names = ", ".join(str(process["name"]) for process in found["processes"])
     console.print(f"Alive: {names or 'nobody; start `groundcrew up`'}", markup=False, soft_wrap=True)
 
 
 def _project_table(projects: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table("Project", *(state.capitalize() for state in STATES), title="Jobs", title_justify="left")
+    table = Table("Project", *(state.capitalize() for state in STATES), "Left", title="Jobs", title_justify="left")
     for column in table.columns[1:]:
         column.justify = "right"
     for row in projects:
         name = f"{row['project_id']} {row['title']}".strip()
-        table.add_row(_plain(name), *(str(row[state]) for state in STATES))
+        table.add_row(_plain(name), *(str(row[state]) for state in STATES), _duration(row["eta_s"]))
     return table
+
+
+def _duration(seconds: float | None) -> str:
+    """1:02:05; a question mark where nothing gets done, so that nobody can say."""
+    return "?" if seconds is None else str(timedelta(seconds=round(seconds)))
 
 
 def _failure_table(failures: Sequence[Mapping[str, Any]]) -> Table:
