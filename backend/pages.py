@@ -25,7 +25,7 @@ from backend.ui.snapshot import JOBS_A_PAGE, PICTURES, TOKENS_READ, Overview, Re
 from backend.ui.words import DEFAULT, LANGUAGES, Words
 from backend.watch import Watch
 from contract.broker import connect_redis
-from contract.errors import BrokerUnavailable, GroundcrewError
+from contract.errors import BrokerUnavailable, GroundcrewError, UnknownVersion
 from contract.settings import Settings
 
 THEMES = ("light", "dark", "auto")
@@ -157,7 +157,8 @@ class Pages:
                 return view(**arguments)
             except (GroundcrewError, redis.RedisError) as error:
                 known = error if isinstance(error, GroundcrewError) else BrokerUnavailable()
-                return self._show("problem.html", "overview", status=known.http_status, error=known)
+                status = 404 if isinstance(error, UnknownVersion) else known.http_status
+                return self._show("problem.html", "overview", status=status, error=known)
 
         return show
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import redis
 
@@ -221,8 +222,12 @@ class Reader:
         return read_prompts(read_label_config(xml, prompt_map=prompt_map))
 
 
+@lru_cache(maxsize=64)
 def read_prompts(label_map: LabelMap) -> Prompts:
-    """A separator follows each prompt, which is why a row counts one token more than its words have."""
+    """Cached, since a page asks every second and the linter compares each prompt with each other.
+
+    A separator follows each prompt, which is why a row counts one token more than its words have.
+    """
     rows = [
         PromptRow(target.label, target.prompts, sum(estimate_tokens(prompt) + 1 for prompt in target.prompts))
         for target in label_map.targets
