@@ -76,9 +76,13 @@ class LabelStudioClient:
     def delete_project(self, project: int) -> None:
         self._request("DELETE", f"/api/projects/{project}/")
 
-    def connect_backend(self, project: int, url: str, *, title: str, is_interactive: bool = True) -> Backend:
-        """Connects and checks: Label Studio calls /health and /setup before it answers."""
+    def connect_backend(
+        self, project: int, url: str, *, title: str, is_interactive: bool = True, login: tuple[str, str] | None = None
+    ) -> Backend:
+        """Connects and checks: Label Studio calls /health and /setup before it answers. `login`: for Basic auth."""
         asked = {"project": project, "url": url, "title": title, "is_interactive": is_interactive}
+        if login is not None:
+            asked |= {"auth_method": "BASIC_AUTH", "basic_auth_user": login[0], "basic_auth_pass": login[1]}
         made = self._post("/api/ml", json=asked)
         return next(backend for backend in self.backends(project) if backend.id == made["id"])
 
