@@ -109,7 +109,7 @@ def test_every_page_of_the_path_has_blocks_that_run():
 
 
 def test_settings_named_in_the_documentation_exist():
-    """In the pages of the path and the READMEs: NAME=value in a block is a setting of ours, or of the tool it starts."""
+    """In the pages that are run, and the READMEs: NAME=value in a block is a setting of ours, or of what it starts."""
     foreign = {"ML_BLOCK_LOCAL_IP", "SSRF_PROTECTION_ENABLED", "ONCE", "TORCH", "PYTHON",
                "LABEL_STUDIO_HOST", "LABEL_STUDIO_ACCESS_TOKEN"}  # fmt: skip
     ours = {name.upper() for name in Settings.model_fields}
