@@ -24,6 +24,7 @@ LIMIT_ADDRESS_CHARS = 16_384  #: of an image's address; presigned URLs are about
 LIMIT_ANNOTATIONS = 200_000  #: in one event
 LIMIT_DEPTH = 64  #: of lists and objects in each other; Label Studio's own go about ten deep
 LIMIT_ID = 2**63 - 1
+LIMIT_DIGITS = 20  #: of a whole number
 
 Json = Mapping[str, object]
 
@@ -81,7 +82,7 @@ class Event:
 def parse_json(body: bytes) -> Json:
     """The body as a JSON object. Raises PayloadError."""
     try:
-        parsed: object = json.loads(body)
+        parsed: object = json.loads(body, parse_int=_read_int, parse_constant=_refuse_constant)
     except RecursionError:
         raise _too_deep() from None
     except ValueError as error:
@@ -94,6 +95,17 @@ def parse_json(body: bytes) -> Json:
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _STEPS = {ord(bracket): step for bracket, step in zip("[{]}", (1, 1, -1, -1), strict=True)}
+
+
+def _read_int(digits: str) -> int:
+    """Whole numbers beyond 64 bits are no ids, and overflow where they meet a float."""
+    if len(digits) > LIMIT_DIGITS:
+        raise ValueError(f"a whole number has more than {LIMIT_DIGITS} digits")
+    return int(digits)
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON")
 
 
 def _check_depth(body: bytes) -> None:
