@@ -5,6 +5,7 @@ Example: pytest tests/unit/test_deploy.py
 """
 
 import json
+import os
 import stat
 import subprocess
 import sys
@@ -137,6 +138,17 @@ def test_make_env_changes_nothing_that_is_there(tmp_path):
     before = {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()}
     assert "left as it is" in run_make_env(tmp_path)
     assert {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()} == before
+
+
+def test_weights_that_are_damaged_are_thrown_away_and_change_no_settings(tmp_path):
+    damaged = tmp_path / "damaged"
+    damaged.write_text("no weights")
+    environment = {"PATH": os.environ["PATH"], "WEIGHTS_DIR": str(tmp_path / "to"), "WEIGHTS_URL": damaged.as_uri()}
+    script = REPOSITORY / "deploy" / "get_weights"
+    done = subprocess.run([script], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "is damaged" in done.stderr
+    assert list((tmp_path / "to").iterdir()) == []
 
 
 # -- Kubernetes ----------------------------------------------------------------------------------------------------
