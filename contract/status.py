@@ -180,13 +180,14 @@ class JobRecords:
         ids = self._redis.zrevrange(_failed(project_id), first, first + limit - 1)
         return self._get_many([str(job_id) for job_id in ids])
 
-    def recent_failures_many(self, project_ids: Sequence[int], limit: int) -> list[dict[str, object]]:
-        """recent_failures() of several projects, in two round trips."""
+    def latest_failures(self, project_ids: Sequence[int], limit: int) -> list[dict[str, object]]:
+        """The latest failed jobs of several projects together, newest first, in two round trips."""
         with self._redis.pipeline(transaction=False) as pipe:
             for project_id in project_ids:
-                pipe.zrevrange(_failed(project_id), 0, limit - 1)
-            found = pipe.execute()
-        return self._get_many([str(job_id) for ids in found for job_id in ids])
+                pipe.zrevrange(_failed(project_id), 0, limit - 1, withscores=True)
+            found = [pair for pairs in pipe.execute() for pair in pairs]
+        newest = sorted(found, key=lambda pair: -pair[1])[:limit]
+        return self._get_many([str(job_id) for job_id, _ in newest])
 
     def open_runs(self, *, untouched_for_s: float = 0, limit: int = 1_000_000) -> list[str]:
         """"<job id>.<run>" of jobs that are queued, running or writing, oldest change first."""

@@ -27,7 +27,7 @@ from contract.settings import Settings
 from contract.status import OPEN, JobRecords
 from contract.stores import open_store
 
-PROJECTS_SHOWN = 50  #: on the overview, the newest first
+PROJECTS_SHOWN = 30  #: on the overview, the newest first
 FAILURES_SHOWN = 8
 JOBS_A_PAGE = 50
 TOKENS_READ = 256  #: of one text, its two special tokens included (MM Grounding DINO's max_tokens)
@@ -144,7 +144,7 @@ class Reader:
             processes=alive(self._redis),
             queues=queue_facts(self._redis, self._settings.queue_shards),
             finetunes=self._finetunes.open_jobs(),
-            failures=self._latest_failures(shown),
+            failures=self._records.latest_failures([facts.project_id for facts in shown], FAILURES_SHOWN),
             open_count=self._records.open_count(),
             per_s=sum(pace.values()),
         )
@@ -209,10 +209,6 @@ class Reader:
             return self._registry.current(facts.project_id).ref
         except RegistryError:
             return facts.model_version.rpartition(".")[0]
-
-    def _latest_failures(self, shown: Sequence[ProjectFacts]) -> Sequence[Row]:
-        found = self._records.recent_failures_many([facts.project_id for facts in shown], FAILURES_SHOWN)
-        return sorted(found, key=lambda row: -float(str(row["updated_s"])))[:FAILURES_SHOWN]
 
     def _prompts(self, facts: ProjectFacts) -> Prompts | None:
         try:
