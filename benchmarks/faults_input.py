@@ -6,7 +6,6 @@ Example: `ROWS[0].run(site, 1000)`
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import time
@@ -20,7 +19,7 @@ from contract.settings import to_environment
 from groundcrew.child import bare_environment
 
 BAD_IMAGES = 5
-ADD_TIMEOUT_S = 60
+COMMAND_TIMEOUT_S = 60
 TINY = ROOT / "groundcrew" / "zoo" / "tiny-shapes"
 
 
@@ -35,29 +34,39 @@ def bad_images(kind: str, site: Site, tasks: int) -> Outcome:
 
 
 def bad_version(spoil: Callable[[Path], None], site: Site, tasks: int) -> Outcome:
-    """A version that is cut short or has a flipped bit is refused; the current one stays, and work goes on."""
-    directory = site.folder / "spoiled"
-    shutil.copytree(TINY, directory)
-    spoil(directory / "model.safetensors")
-    return _add_beside_work(site, tasks, directory, "")
+    """A version whose file was cut short, or has a flipped bit, is not promoted; the current one stays at work."""
+    version = site.setup()
+    added = _models(site, f'add "{TINY}" --name other --version 9')
+    assert added.returncode == 0, added.stderr
+    file = site.folder / "models" / "versions" / "other-9" / "model.safetensors"
+    file.chmod(0o600)
+    spoil(file)
+    site.announce(numbers(tasks))
+    _expect_refusal(_models(site, "promote other-9 --project 1"))
+    assert site.setup() == version
+    return finish(site, numbers(tasks), version, time.monotonic())
 
 
 def registry_full(site: Site, tasks: int) -> Outcome:
-    """No file of the registry may grow beyond 512 kB, as on a full volume."""
-    return _add_beside_work(site, tasks, TINY, "ulimit -f 512; ")
-
-
-def _add_beside_work(site: Site, tasks: int, directory: Path, limit: str) -> Outcome:
+    """No file of the registry may grow beyond 512 kB, as on a full volume: nothing is published by halves."""
     version = site.setup()
     site.announce(numbers(tasks))
-    command = f'{limit}exec "{sys.executable}" -m groundcrew models add "{directory}" --name other --version 9'
-    env = bare_environment(to_environment(site.settings)) | {"PYTHONPATH": str(ROOT)}
-    added = subprocess.run(["bash", "-c", command], env=env, cwd=site.folder, capture_output=True, text=True,
-                           timeout=ADD_TIMEOUT_S)  # fmt: skip
-    assert added.returncode != 0, f"the spoiled version was accepted: {added.stdout}{added.stderr}"
-    assert "Traceback" not in added.stderr, added.stderr
+    _expect_refusal(_models(site, f'add "{TINY}" --name other --version 9', before="ulimit -f 512; "))
+    assert "other-9" not in _models(site, "list --json").stdout
     assert site.setup() == version
     return finish(site, numbers(tasks), version, time.monotonic())
+
+
+def _models(site: Site, words: str, before: str = "") -> subprocess.CompletedProcess[str]:
+    command = f'{before}exec "{sys.executable}" -m groundcrew models {words}'
+    env = bare_environment(to_environment(site.settings)) | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(["bash", "-c", command], env=env, cwd=site.folder, capture_output=True, text=True,
+                          timeout=COMMAND_TIMEOUT_S)  # fmt: skip
+
+
+def _expect_refusal(done: subprocess.CompletedProcess[str]) -> None:
+    assert done.returncode != 0, f"it was accepted: {done.stdout}{done.stderr}"
+    assert "Traceback" not in done.stderr, done.stderr
 
 
 def _cut(path: Path) -> None:

@@ -17,7 +17,7 @@ from contract.jobs import Prediction, PredictJob, WriteBackJob
 
 RESULT_TTL_S = 600  #: longer than anyone waits for one
 HELD_TTL_S = 24 * 3600  #: without a token: until Label Studio asks again
-WRITTEN_TTL_S = 600  #: a second run of the same task and version within this time looks before it writes
+WRITTEN_TTL_S = HELD_TTL_S  #: a second run of the same task and version within this time looks before it writes
 LOCK_TTL_S = 30  #: a writer renews its locks while it lives; those of a dead one hold others up for so long
 _RENEW = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end return redis.call('EXPIRE', KEYS[1], ARGV[2])"
 _UNLOCK = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end return redis.call('DEL', KEYS[1])"
