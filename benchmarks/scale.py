@@ -18,6 +18,7 @@ from benchmarks.metered_worker import Call
 
 DEADLINE_S = 150.0
 TASKS_A_WORKER = {1: 150, 8: 500}  #: by batch limit: a few seconds of work
+WARM = 0.2  #: of the tasks, before processor time counts: each worker's first ones import and connect
 MIDDLE = (0.1, 0.9)  #: the share of images between which the rate is measured
 
 
@@ -28,23 +29,29 @@ def measure_scale(folder: Path, *, workers: int, batch: int, tasks: int | None =
     environment = {"BATCH_SIZE": str(batch), "LOCAL_FILES_ROOT": str(folder)}
     prepare = partial(fill_queue, tasks=tasks)
     with start_crew(folder, workers=workers, parts=(), environment=environment, prepare=prepare) as crew:
-        before = crew.cpu_s()
         open_queue(crew.settings, crew.client)
-        wait_until(lambda: sum(call.images for call in crew.calls()) >= tasks, DEADLINE_S, "the queue")
+        wait_until(lambda: _images(crew.calls()) >= WARM * tasks, DEADLINE_S, "the first part of the queue")
+        began, before = _images(crew.calls()), crew.cpu_s()
+        wait_until(lambda: _images(crew.calls()) >= tasks, DEADLINE_S, "the queue")
         time.sleep(0.2)  # the last boxes are on their way
         cpu_s = {name: now - before[name] for name, now in crew.cpu_s().items()}
-        return _figures(workers, batch, tasks, crew.calls(), cpu_s)
+        return _figures(workers, batch, tasks, crew.calls(), {name: s / (tasks - began) for name, s in cpu_s.items()})
+
+
+def _images(calls: Sequence[Call]) -> int:
+    return sum(call.images for call in calls)
 
 
 def _figures(workers: int, batch: int, tasks: int, calls: Sequence[Call], cpu_s: dict[str, float]) -> dict[str, float]:
+    """`cpu_s`: processor seconds of a task, by part."""
     return {
         "workers": workers,
         "batch_limit": batch,
         "tasks": tasks,
         "images_per_s": round(middle_rate(calls), 1),
         "images_a_call": round(tasks / len(calls), 2),
-        **{f"{name}_cpu_s_per_1000": round(1000 * spent / tasks, 3) for name, spent in cpu_s.items()},
-        "tasks_per_core_s": round(tasks / sum(cpu_s.values()), 1),
+        **{f"{name}_cpu_s_per_1000": round(1000 * spent, 3) for name, spent in cpu_s.items()},
+        "tasks_per_core_s": round(1 / sum(cpu_s.values()), 1),
     }
 
 

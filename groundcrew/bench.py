@@ -11,6 +11,7 @@ import importlib
 import json
 import sys
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -122,6 +123,63 @@ def _as_text(result: Any) -> None:
     figures = f"{result.tasks} tasks, {result.lost} lost, {result.duplicated} doubled"
     times = f"{result.seconds:5.1f} s, recovered in {result.recovery_s:5.1f} s"
     click.echo(f"{'ok  ' if result.ok else 'FAIL'} {result.name:34} {figures}, {times} {result.reason}")
+
+
+@bench.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON only")
+@click.option("--part", type=click.Choice(["scale", "latency", "webhooks", "write"]), multiple=True,
+              help="Only this; may be repeated  [default: all, about ten minutes]")
+@click.option("--size", type=click.FloatRange(0.001, 1), default=1.0, help="Share of the tasks, for a quick look")
+@click.option("--save", is_flag=True, help="Keep the figures in benchmarks/results/ for `bench report`")
+def queue(as_json: bool, part: tuple[str, ...], size: float, save: bool) -> None:
+    """What the queue costs, with a detector that sleeps like a GPU: scale, latency, memory, write-back."""
+    measure = load_benchmark("queue")
+    for name in part or measure.PARTS:
+        with tempfile.TemporaryDirectory(prefix="groundcrew-bench-") as folder:
+            found = measure.measure_part(name, Path(folder), size=size, say=_sayer(as_json))
+        _show({"part": name, **found}, as_json)
+        if save:
+            _save(f"queue-{name}", found, f"groundcrew bench queue --part {name} --save")
+
+
+@bench.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON only")
+@click.option("--detector", type=click.Choice(["sleeping", "tiny"]), default="sleeping", show_default=True)
+@click.option("--tasks", type=click.IntRange(1), default=2000, show_default=True, help="Of the project; ours")
+@click.option("--baseline-tasks", type=click.IntRange(1), default=200, show_default=True, help="Measured, then scaled")
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Turns of each; medians count")
+@click.option("--save", is_flag=True, help="Keep the figures in benchmarks/results/ for `bench report`")
+def pipeline(as_json: bool, detector: str, tasks: int, baseline_tasks: int, rounds: int, save: bool) -> None:
+    """A real Label Studio, "retrieve" to all stored: ours and a synchronous backend, turn by turn."""
+    with tempfile.TemporaryDirectory(prefix="groundcrew-bench-") as folder:
+        found = load_benchmark("pipeline").measure_pipeline(
+            Path(folder), detector=detector, tasks=tasks, baseline_tasks=baseline_tasks, rounds=rounds,
+            say=_sayer(as_json),
+        )  # fmt: skip
+    _show(found, as_json)
+    if save:
+        _save(f"pipeline-{detector}", found, f"groundcrew bench pipeline --detector {detector} --save")
+
+
+@bench.command()
+def report() -> None:
+    """Write docs/performance.md out of benchmarks/results/."""
+    machine = load_benchmark("machine")
+    target = BENCHMARKS.parent / "docs" / "performance.md"
+    count = load_benchmark("report").write_report(machine.RESULTS, BENCHMARKS / "README.md", target)
+    click.echo(f"groundcrew: {target.name} shows {count} benchmarks", err=True)
+
+
+def _sayer(as_json: bool) -> Callable[[str], None]:
+    return lambda text: None if as_json else click.echo(text, err=True)
+
+
+def _show(found: Mapping[str, object], as_json: bool) -> None:
+    click.echo(json.dumps(found) if as_json else "\n".join(f"{name:32} {value}" for name, value in found.items()))
+
+
+def _save(name: str, found: Mapping[str, object], command: str) -> None:
+    load_benchmark("machine").save_figures(name, found, more={"command": command})
 
 
 def load_benchmark(name: str) -> ModuleType:
