@@ -83,7 +83,7 @@ def test_every_route_for_programs_is_described(fuzzed: Fuzzed) -> None:
     assert routes == {(path, method) for path, method in described if method != "parameters"}
 
 
-# -- what the description allows, and what it forbids --------------------------------------------------------------------
+# -- what the description allows, and what it forbids ------------------------------------------------------------------
 
 OPERATIONS = [found.ok() for found in schemathesis.openapi.from_dict(SCHEMA).get_all_operations()]
 EACH = -(-(REQUESTS - MUTATED) // len(OPERATIONS) // 2)
@@ -117,13 +117,14 @@ def to_werkzeug(request: dict[str, Any]) -> dict[str, Any]:
     return {**kept, "headers": headers, "data": body}
 
 
-# -- recorded messages with parts exchanged -----------------------------------------------------------------------------
+# -- recorded messages with parts exchanged ---------------------------------------------------------------------------
 
 RECORDED = [recorded(name) for name in NAMES if name != "predict-batch-259"]
 MESSAGES = [(found.path, found.body) for found in RECORDED if found.body]
 HOSTILE = st.sampled_from([
     None, True, 0, -1, 1, 2**31, 2**63 - 1, 2**63, -(2**63) - 1, 10**400, 0.5, -0.0, 1e308, float("inf"), float("nan"),
-    "", " ", "\0", "\ud83d", "1", "1.5", "1.1795562812", "²", "٣", "x" * 20_000, "../../etc/passwd", "file:///etc/passwd",
+    "", " ", "\0", "\ud83d", "1", "1.5", "1.1795562812", "²", "٣", "x" * 20_000,
+    "../../etc/passwd", "file:///etc/passwd",
     "http://169.254.169.254/", "data:image/png;base64,@@@", "s3://b/k", "<View/>", "{{7*7}}", "%s%n", "'; DROP TABLE",
     "<!DOCTYPE a [<!ENTITY b 'c'>]><a>&b;</a>", "\r\nSet-Cookie: a=b", "\u202e", "red. circle", ", , ,", "。", MARK, [], {}, [[]], [None], [{}], {"": {}}, [1] * 50,
 ])  # fmt: skip
