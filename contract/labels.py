@@ -7,8 +7,6 @@ Example: `label_map = read_label_config(xml); detector.detect(image, label_map.p
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import re
 import unicodedata
@@ -16,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from types import MappingProxyType
+from typing import Literal
 from xml.etree.ElementTree import Element, ParseError  # nosec B405 - types only: parsing is defusedxml's
 
 from defusedxml import DefusedXmlException
@@ -27,6 +26,7 @@ LIMIT_BYTES = 1 << 20  #: of a label config; Label Studio's own largest template
 LIMIT_PROMPTS = 5_000  #: LVIS has 1,203 classes; 5,000 prompts are read in about a hundred passes an image
 LIMIT_DEPTH = 100  #: of tags in each other
 LIMIT_CONTROLS = 100  #: RectangleLabels in one label config
+ScoreKind = Literal["confidence", "uncertainty"]
 _NO_WORDS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -58,6 +58,7 @@ class LabelMap:
     words: tuple[tuple[str, str], ...] = ()  #: the prompt map, for words typed by hand
     tile_size_px: int | None = None  #: tile="1024" on a RectangleLabels; 0 turns tiles off; None: as the settings say
     tile_overlap: float | None = None  #: tile_overlap="0.25": share of a tile
+    score: ScoreKind = "confidence"  #: model_score="uncertainty" on a RectangleLabels; see regions.prediction_score
     ignored_controls: tuple[str, ...] = ()  #: RectangleLabels on other images: one task is one image here
 
     @cached_property
@@ -160,6 +161,7 @@ def _read_label_config(xml: str, words: tuple[tuple[str, str], ...]) -> LabelMap
         words=words,
         tile_size_px=_read_tile(controls[0][0]),
         tile_overlap=_read_share(controls[0][0], "tile_overlap", 0.8),
+        score=_read_score(controls[0][0]),
         ignored_controls=tuple(tag.attrib["name"] for tag, image in controls if image != to_name),
     )
 
@@ -249,6 +251,14 @@ def _read_share(tag: Element, attribute: str, most: float) -> float | None:
     return share
 
 
+def _read_score(control: Element) -> ScoreKind:
+    kind = control.get("model_score", "confidence")
+    kinds: dict[str, ScoreKind] = {"confidence": "confidence", "uncertainty": "uncertainty"}
+    if kind not in kinds:
+        raise LabelConfigError(f'has model_score="{kind}" on "{control.get("name")}": write {" or ".join(kinds)}')
+    return kinds[kind]
+
+
 def _read_tile(control: Element) -> int | None:
     text = control.get("tile")
     if text is None:
@@ -272,28 +282,3 @@ def _named(root: Element, images: Mapping[str, Element], to_name: str, kind: str
         if _is(tag, kind) and _object(tag, images) == to_name and word in tag.attrib["name"].lower():
             return tag.attrib["name"]
     return None
-
-
-def model_version(
-    model: str,
-    label_map: LabelMap,
-    *,
-    score_threshold: float,
-    nms_iou: float | None,
-    tiling: tuple[int | float | bool, ...] = (),
-) -> str:
-    """``tiny-shapes-1`` and this project's labels -> ``tiny-shapes-1.3fa2c19b``.
-
-    The hash covers what decides which boxes are stored and under which names: prompts, labels, the controls they
-    belong to, and thresholds. Label Studio asks again for every task that holds no prediction of this version, so
-    colours, hotkeys and the order of labels must not enter it. `tiling` does where it is given.
-    """
-    pairs = zip(label_map.prompts, label_map.targets_by_prompt, strict=True)
-    facts = sorted(
-        [prompt, target.from_name, target.to_name, target.label, target.limit(score_threshold)]
-        for prompt, targets in pairs
-        for target in targets
-    )
-    how = [score_threshold, nms_iou, *([tiling] if tiling else [])]
-    digest = hashlib.sha256(json.dumps([facts, *how]).encode()).hexdigest()
-    return f"{model}.{digest[:8]}"

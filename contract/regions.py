@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple, TypedDict
 
-from contract.labels import LabelMap, LabelTarget
+from contract.labels import LabelMap, LabelTarget, ScoreKind
 
 
 class DetectedBox(NamedTuple):
@@ -104,6 +104,14 @@ def _region(target: LabelTarget, value: RectangleValue, score: float, width_px: 
     }
 
 
-def prediction_score(result: Sequence[Region]) -> float:
-    """Mean score of the regions, 0..1; 0.0 for an image without boxes."""
-    return round(sum(region["score"] for region in result) / len(result), 4) if result else 0.0
+def prediction_score(result: Sequence[Region], kind: ScoreKind = "confidence") -> float:
+    """What Label Studio sorts tasks by, 0..1. Its "Uncertainty sampling" shows the lowest score first.
+
+    confidence: the mean score of the regions; 0.0 for an image without boxes, so that those come first.
+    uncertainty: the score of the region that the model doubts most, so that images in which it hesitates come first;
+        1.0 for an image without boxes, where it hesitates about nothing.
+    """
+    scores = [region["score"] for region in result]
+    if kind == "uncertainty":
+        return min(scores, default=1.0)
+    return round(sum(scores) / len(scores), 4) if scores else 0.0

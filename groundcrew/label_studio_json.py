@@ -48,7 +48,7 @@ def _prediction(image: FoundImage, label_map: LabelMap, stamp: str, score_thresh
         label_map, list_boxes(image.boxes), width_px=image.width_px, height_px=image.height_px,
         score_threshold=score_threshold,
     )  # fmt: skip
-    return {"model_version": stamp, "score": prediction_score(result), "result": result}
+    return {"model_version": stamp, "score": prediction_score(result, label_map.score), "result": result}
 
 
 def choose_address(prefix: str, local_files_root: Path | None) -> AddressOf:

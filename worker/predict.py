@@ -103,6 +103,5 @@ def as_prediction(job: PredictJob, label_map: LabelMap, boxes: Boxes, pixels: Pi
     height_px, width_px = pixels.shape[:2]
     found = list_boxes(boxes)
     result = boxes_to_result(label_map, found, width_px=width_px, height_px=height_px, score_threshold=threshold)
-    return Prediction(
-        task_id=job.task_id, model_version=job.model_version, score=prediction_score(result), result=result
-    )
+    score = prediction_score(result, label_map.score)
+    return Prediction(task_id=job.task_id, model_version=job.model_version, score=score, result=result)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import pytest
 
 from contract.errors import LabelConfigError
-from contract.labels import LIMIT_BYTES, LabelMap, model_version, normalize_prompt, read_label_config
+from contract.labels import LIMIT_BYTES, LabelMap, normalize_prompt, read_label_config
+from contract.stamps import model_version
 
 STREET = """<View>
   <Image name="image" value="$image"/>
@@ -266,3 +267,15 @@ def test_normalizing_gives_plain_words(text: str) -> None:
 def test_what_would_take_minutes_to_read_is_refused(xml: str, problem: str) -> None:
     with pytest.raises(LabelConfigError, match=problem):
         read_label_config(xml)
+
+
+def test_model_score_says_what_a_predictions_score_means_and_is_part_of_the_version() -> None:
+    # given / when
+    plain, confidence = config('<Label value="car"/>'), config('<Label value="car"/>', control='model_score="confidence"')
+    uncertainty = config('<Label value="car"/>', control='model_score="uncertainty"')
+
+    # then stored scores of two meanings never share a version
+    assert [read_label_config(xml).score for xml in (plain, uncertainty)] == ["confidence", "uncertainty"]
+    assert version(plain) == version(confidence) != version(uncertainty)
+    with pytest.raises(LabelConfigError, match="write confidence or uncertainty"):
+        read_label_config(config('<Label value="car"/>', control='model_score="entropy"'))

@@ -126,6 +126,13 @@ def test_the_score_of_a_prediction_is_the_mean_and_zero_without_boxes() -> None:
     assert prediction_score([]) == 0.0
 
 
+def test_on_request_it_is_the_most_doubtful_region_and_one_without_boxes() -> None:
+    # Label Studio's uncertainty sampling shows the lowest score first
+    boxes = [DetectedBox(0, 0, 5, 5, 0.9, LIGHT), DetectedBox(5, 5, 9, 9, 0.6, LIGHT)]
+    assert prediction_score(boxes_to_result(MAP, boxes, width_px=10, height_px=10), "uncertainty") == 0.6
+    assert prediction_score([], "uncertainty") == 1.0
+
+
 coordinates = st.floats(-1e4, 2e4, allow_nan=False)
 sides = st.integers(1, 20_000)
 
