@@ -9,6 +9,7 @@ Example: `measure_all(say=print)["new_ap50_after_alone"]`.
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import tempfile
 import time
@@ -87,6 +88,7 @@ class Figures:
     old_ap50_after_seen: float
     old_ap50_before_held_out: float
     old_ap50_after_held_out: float
+    updates: int  #: of the weights; a busy machine makes fewer before the recipe's time limit
     seconds: float
 
     @staticmethod
@@ -124,7 +126,7 @@ def measure_all(
 def measure_class(new: NewClass, version: ModelVersion, directory: Path, overrides: Mapping[str, object]) -> Figures:
     """One project: before, training, after."""
     base = as_source(version)
-    tuned, seconds = tune(base, make_project(new, directory / "images"), directory / "work", overrides)
+    tuned, updates, seconds = tune(base, make_project(new, directory / "images"), directory / "work", overrides)
     fresh = [make_new_scene(new, FIRST_SEED + PROJECT_IMAGES + number) for number in range(FRESH_IMAGES)]
     old = [make_scene(FIRST_SEED + number) for number in range(FRESH_IMAGES)]
     before, after = Looker(load(base, "cpu"), version), Looker(load(tuned, "cpu"), version)
@@ -146,14 +148,15 @@ def measure_class(new: NewClass, version: ModelVersion, directory: Path, overrid
         old_ap50_after_seen=ap50(old_found["after"], OLD_NAMES),
         old_ap50_before_held_out=ap50(old_found["before"], HELD_OUT_NAMES),
         old_ap50_after_held_out=ap50(old_found["after"], HELD_OUT_NAMES),
+        updates=updates,
         seconds=round(seconds, 1),
     )
 
 
 def tune(
     base: ModelSource, project: SampleSet, work_dir: Path, overrides: Mapping[str, object]
-) -> tuple[ModelSource, float]:
-    """The fine-tuned model, and how many seconds it took from annotations to a directory that loads."""
+) -> tuple[ModelSource, int, float]:
+    """The fine-tuned model, its updates, and how many seconds it took from annotations to a directory that loads."""
     started_s = time.monotonic()
     options = read_options(directory_of(base), overrides)
     version = train(
@@ -161,7 +164,8 @@ def tune(
     )
     seconds = time.monotonic() - started_s
     files = {"config": str(version / "config.py"), "checkpoint": version / "model.safetensors", "lang_model": None}
-    return dataclasses.replace(base, **files), seconds
+    updates = json.loads((version / "train.json").read_text(encoding="utf-8"))["iterations"]
+    return dataclasses.replace(base, **files), updates, seconds
 
 
 def make_new_scene(new: NewClass, seed: int) -> Scene:
