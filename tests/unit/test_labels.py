@@ -271,11 +271,12 @@ def test_what_would_take_minutes_to_read_is_refused(xml: str, problem: str) -> N
 
 def test_model_score_says_what_a_predictions_score_means_and_is_part_of_the_version() -> None:
     # given / when
-    plain, confidence = config('<Label value="car"/>'), config('<Label value="car"/>', control='model_score="confidence"')
-    uncertainty = config('<Label value="car"/>', control='model_score="uncertainty"')
+    car = '<Label value="car"/>'
+    plain, confidence = config(car), config(car, control='model_score="confidence"')
+    uncertainty = config(car, control='model_score="uncertainty"')
 
     # then stored scores of two meanings never share a version
     assert [read_label_config(xml).score for xml in (plain, uncertainty)] == ["confidence", "uncertainty"]
     assert version(plain) == version(confidence) != version(uncertainty)
     with pytest.raises(LabelConfigError, match="write confidence or uncertainty"):
-        read_label_config(config('<Label value="car"/>', control='model_score="entropy"'))
+        read_label_config(config(car, control='model_score="entropy"'))
