@@ -78,7 +78,7 @@ class Composed:
         token = {"Authorization": f"Bearer {self.secret('api_token')}"}
         try:
             text = requests.get(f"{self.url}/metrics", headers=token, timeout=10).text
-        except requests.ConnectionError:
+        except requests.RequestException:  # not there yet, or in the middle of a restart
             return {}
         families = text_string_to_metric_families(text)
         return {(s.name, *s.labels.values()): s.value for family in families for s in family.samples}
