@@ -71,7 +71,7 @@ def _reasons_of_backbone(model: GroundingDINO) -> Iterator[str]:
         yield f"the neck is a {type(neck).__name__}"
         return
     for convolution in [*neck.convs, *(neck.extra_convs or ())]:
-        if convolution.norm_name != "gn" or convolution.activate or convolution.order != ("conv", "norm", "act"):
+        if convolution.norm_name != "gn" or convolution.with_activation or convolution.order != ("conv", "norm", "act"):
             yield "the neck has another norm or an activation"
     if any(convolution.conv.kernel_size != (1, 1) for convolution in neck.convs):
         yield "the neck has larger kernels"
