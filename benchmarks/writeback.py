@@ -89,4 +89,7 @@ class Store:
 
     def _write(self, job: PredictJob) -> WriteBackJob:
         prediction = Prediction(task_id=job.task_id, model_version=VERSION, score=0.9, result=self._result)
-        return WriteBackJob(id=job.id, run=job.run, project_id=job.project_id, prediction=prediction)
+        asked_at_s = job.enqueued_at_s
+        return WriteBackJob(
+            id=job.id, run=job.run, project_id=job.project_id, prediction=prediction, asked_at_s=asked_at_s
+        )

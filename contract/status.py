@@ -151,6 +151,13 @@ class JobRecords:
     def is_deleted(self, project_id: int, task_id: int) -> bool:
         return bool(self._redis.sismember(f"gc:deleted:{project_id}", str(task_id)))
 
+    def deleted_among(self, project_id: int, task_ids: Sequence[int]) -> set[int]:
+        """Which of these tasks were deleted lately."""
+        if not task_ids:
+            return set()
+        found = self._redis.smismember(f"gc:deleted:{project_id}", [str(task_id) for task_id in task_ids])
+        return {task_id for task_id, deleted in zip(task_ids, found, strict=True) if deleted}
+
     # -- looking -------------------------------------------------------------------------------------------------------
 
     def get(self, job_id: str) -> dict[str, object]:

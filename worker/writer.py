@@ -103,8 +103,10 @@ class Writer:
         """
         todo: list[WriteBackJob] = []
         started_s = self._results.redis_started_s() if jobs else 0.0
+        task_ids = [job.prediction.task_id for job in jobs]
+        deleted = self._records.deleted_among(jobs[0].project_id, task_ids) if jobs else set()
         for job, (mark, recent) in zip(jobs, self._results.marks(jobs), strict=True):
-            if self._records.is_deleted(job.project_id, job.prediction.task_id):
+            if job.prediction.task_id in deleted:
                 outcomes[id(job)] = JobCancelled(f"task {job.prediction.task_id} was deleted")
             elif mark == "written":
                 outcomes[id(job)] = self._replace(job)
