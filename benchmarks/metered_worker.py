@@ -42,8 +42,7 @@ class Metered:
     """Any detector; each call is a line of a file, which several workers may share."""
 
     def __init__(self, detector: Detector, path: Path) -> None:
-        self._detector = detector
-        self._file = path.open("a", buffering=1)
+        self._detector, self._path = detector, path
 
     def detect(
         self,
@@ -57,7 +56,8 @@ class Metered:
         began_s, cpu_s = time.monotonic(), time.thread_time()
         boxes = self._detector.detect(images, prompts, score_threshold=score_threshold, nms_iou=nms_iou, groups=groups)
         call = Call(began_s, time.monotonic(), time.thread_time() - cpu_s, len(images))
-        self._file.write(json.dumps(call) + "\n")
+        with self._path.open("a", encoding="ascii") as file:
+            file.write(json.dumps(call) + "\n")
         return boxes
 
     def warm_up(self) -> None:
