@@ -143,6 +143,25 @@ class LabelStudioClient:
         """Submits an annotation, as the button does, and returns its id."""
         return int(self._post(f"/api/tasks/{task}/annotations/", json={"result": list(regions)})["id"])
 
+    def change_annotation(self, annotation: int, regions: Sequence[Json]) -> None:
+        """Updates a submitted annotation, as the button does."""
+        self._request("PATCH", f"/api/annotations/{annotation}/", json={"result": list(regions)})
+
+    def delete_annotations(self, project: int, tasks: Sequence[int]) -> None:
+        """What the data manager's "Delete Annotations" does."""
+        chosen = {"all": False, "included": list(tasks)}
+        query = {"id": "delete_tasks_annotations", "project": project}
+        self._post("/api/dm/actions", params=query, json={"selectedItems": chosen})
+
+    def sample_by_uncertainty(self, project: int, model_version: str) -> None:
+        """Settings > Annotation > Uncertainty sampling, by the scores of one version's predictions."""
+        settings = {"sampling": "Uncertainty sampling", "model_version": model_version}
+        self._request("PATCH", f"/api/projects/{project}/", json=settings)
+
+    def next_task(self, project: int) -> int:
+        """The task that "Label All Tasks" shows first."""
+        return int(self._get(f"/api/projects/{project}/next")["id"])
+
     def annotate_interactively(self, backend: int, task: int, context: Json) -> Json:
         """What Auto-Annotation sends; returns {"data": ...} or {"errors": [...]}. Nothing is stored."""
         return dict(self._post(f"/api/ml/{backend}/interactive-annotating", json={"task": task, "context": context}))
