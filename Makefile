@@ -1,7 +1,7 @@
 # Everything a person or CI does with this repository. `make` alone prints the targets.
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo screenshots test test-unit test-slow test-services check audit env bench clean
+.PHONY: help install demo screenshots animation docs test test-unit test-slow test-services check audit env bench clean
 
 # Any Python 3.11 or 3.12 will do: make test PYTHON=/path/to/python3.12
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(shell command -v $(name))))
@@ -35,6 +35,13 @@ demo: install ## a real Label Studio whose images get their boxes; ONCE=1 checks
 screenshots: install ## pictures of the status page for the documentation, into docs/images (needs chromium)
 	$(RUN) docs.screenshots
 
+animation: install ## the loop as a film of 20 seconds, from a real Label Studio, into docs/images/loop.webp (needs chromium)
+	$(RUN) docs.animation
+
+docs: install ## the documentation as a site in build/docs; a dead link or a page that nothing leads to ends it
+	NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict --quiet
+	@echo "Open build/docs/index.html"
+
 test: test-unit test-slow test-services ## all tests, the quick ones first
 
 test-unit: install ## the quick tests, which need no service (tests/unit, tests/flow)
@@ -50,13 +57,14 @@ check: install ## lint, types, import rules and a look for insecure code
 	$(RUN) ruff check .
 	$(RUN) mypy
 	$(VENV)/bin/lint-imports
+	NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict --quiet
 	$(RUN) bandit --quiet --recursive --configfile bandit.yaml contract backend worker groundcrew deploy
 
 audit: install ## known vulnerabilities of the installed packages (needs pypi.org; apart from check, which works offline)
 	$(VENV)/bin/pip-audit --local --progress-spinner off --strict
 
 env: ## write .env with random passwords, for docker-compose (once)
-	@python3 deploy/make_env.py .env.example .env
+	@python3 deploy/make_env.py .env.example .env secrets
 
 bench: install ## measure the tiny model on this machine: quality on fresh scenes, time an image
 	@$(RUN) groundcrew.zoo.evaluate_tiny
