@@ -42,9 +42,7 @@ class Predictor:
         _check_expiry(job)
         label_map = self._label_map(job)
         threshold = self._threshold(job)
-        data = self._fetch(job)
-        with STAGE.time(stage="decode"):
-            pixels = decode_image(data, limit_px=self.image_limit_px)  # (H, W, 3)
+        pixels = self._read(job)  # (H, W, 3)
         _check_expiry(job)
         self._check_deleted(job)
         look = Look(job.model, label_map.prompts, label_map.nms_groups, label_map.lowest_threshold(threshold))
@@ -72,11 +70,13 @@ class Predictor:
             return job.asked.score_threshold
         return self.registry.get(job.model).score_threshold
 
-    def _fetch(self, job: PredictJob) -> bytes:
-        """The image file. That of a deleted task may be gone, too: then the job is cancelled rather than failed."""
+    def _read(self, job: PredictJob) -> Pixels:
+        """The image. That of a deleted task may be gone, too: then the job is cancelled rather than failed."""
         try:
             with STAGE.time(stage="download"):
-                return self.fetcher.fetch(job.image, task_id=job.task_id)
+                data = self.fetcher.fetch(job.image, task_id=job.task_id)
+            with STAGE.time(stage="decode"):
+                return decode_image(data, limit_px=self.image_limit_px)
         except ImageError:
             self._check_deleted(job)
             raise

@@ -160,6 +160,13 @@ def test_the_job_of_a_deleted_task_is_cancelled(crew, detector, make_job):
     assert detector.batches == []
 
 
+def test_a_deleted_task_whose_image_is_gone_is_cancelled_rather_than_failed(crew, make_job):
+    job = make_job(image="data:,nonsense")
+    crew.records.mark_deleted(1, [1])
+    predict(crew, job)
+    assert state(crew, job) == "cancelled"
+
+
 def test_a_bug_fails_the_job_and_wakes_the_waiter(crew, detector, make_job):
     detector.found = lambda image: 1 / 0
     job = make_job(delivery="answer")
