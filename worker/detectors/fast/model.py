@@ -24,6 +24,7 @@ from worker.detectors.prompts import Caption
 from worker.detectors.stack import DetDataSample, GroundingDINO
 
 SIZES_KEPT = 8  #: sizes of images whose geometry is remembered; one takes 40 MB at 800 x 1066 pixels
+GPU_IMAGES_TOGETHER = 32  #: not measured: no GPU was at hand
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,9 +45,17 @@ class _Layout:
 class FastDino:
     """The network between pixels and scores."""
 
-    def __init__(self, model: GroundingDINO, dtype: torch.dtype):
-        """Copy the weights; `support.why_not(model)` must be empty."""
+    def __init__(self, model: GroundingDINO, dtype: torch.dtype, images_together: int | None = None):
+        """Copy the weights.
+
+        Args:
+            model: one for which `support.why_not` finds no reason.
+            dtype: of matrix products.
+            images_together: most images that share a matrix product. None: all on a GPU, one on a CPU, which one image
+                fills; products of other shapes round differently, so there a batch equals its images to the last bit.
+        """
         self._model, self._dtype = model, dtype
+        self._together = images_together or (1 if model.level_embed.device.type == "cpu" else GPU_IMAGES_TOGETHER)
         self._encoder, self._decoder = Encoder(model.encoder, dtype), Decoder(model, dtype)
         self._swin = None if why_not_swin(model) else Swin(model.backbone, model.neck, dtype)
         self._lay_out = functools.lru_cache(SIZES_KEPT)(self._make_layout)
@@ -58,10 +67,14 @@ class FastDino:
         size = tuple(pixels.shape[-2:])
         if any(tuple(sample.img_shape) != size for sample in samples):
             return None
-        features = self.extract(pixels)
-        if features.cells.shape[1] < self._model.num_queries:
+        features = [self.extract(some) for some in pixels.split(self._together)]
+        if features[0].cells.shape[1] < self._model.num_queries:
             return None
-        return (self.look(features, caption.expand(len(pixels))) for caption in captions)
+        return (self._look_at_all(features, caption) for caption in captions)
+
+    def _look_at_all(self, features: list[Features], caption: Caption) -> tuple[Tensor, Tensor]:
+        logits, boxes = zip(*(self.look(some, caption.expand(len(some.cells))) for some in features), strict=True)
+        return torch.cat(logits), torch.cat(boxes)
 
     def extract(self, pixels: Tensor) -> Features:
         """(images, 3, height, width), normalised -> features that all captions share."""
