@@ -16,16 +16,15 @@ class Forwarder:
 
     def __init__(self, host: str, *, target_port: int) -> None:
         self._host, self._target_port = host, target_port
-        self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="forwarder", daemon=True)
         self.port = 0
 
     def _run(self) -> None:
-        self._loop.run_until_complete(self._serve())
+        asyncio.run(self._serve())
 
     async def _serve(self) -> None:
-        self._end = asyncio.Event()
+        self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
         async with await asyncio.start_server(self._connected, self._host, 0) as server:
             self.port = int(server.sockets[0].getsockname()[1])
             self._ready.set()
@@ -44,6 +43,7 @@ class Forwarder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._loop.call_soon_threadsafe(self._end.set)
+        self._thread.join()
 
 
 async def _copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
