@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextlib import suppress
 from types import TracebackType
 
 
@@ -31,8 +32,9 @@ class Forwarder:
             await self._end.wait()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        target_reader, target_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
-        await asyncio.gather(_copy(reader, target_writer), _copy(target_reader, writer))
+        with suppress(asyncio.CancelledError):  # a connection that is open at the end
+            target_reader, target_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+            await asyncio.gather(_copy(reader, target_writer), _copy(target_reader, writer))
 
     def __enter__(self) -> Forwarder:
         self._thread.start()
