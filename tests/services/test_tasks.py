@@ -16,6 +16,7 @@ from contract.registry import Registry
 from contract.results import Results
 from contract.settings import read_settings
 from contract.status import JobRecords
+from groundcrew.child import free_port
 from tests.fakes.jobs import VERSION, predict_job
 from worker.addresses import Fetcher
 from worker.detectors.base import Boxes
@@ -56,7 +57,7 @@ def data_uri():
 
 @pytest.fixture
 def settings(redis_url):
-    return read_settings({"REDIS_URL": redis_url, "BATCH_SIZE": "8"})
+    return read_settings({"REDIS_URL": redis_url, "BATCH_SIZE": "8", "IMAGE_PRIVATE_HOSTS": "127.0.0.1"})
 
 
 @pytest.fixture
@@ -127,7 +128,7 @@ def test_an_unreadable_image_fails_alone_with_its_reason(crew, make_job):
 
 
 def test_an_image_server_that_is_away_is_tried_again_later_and_given_up_in_the_end(crew, client, make_job):
-    job = make_job(image="http://127.0.0.1:1/a.png")
+    job = make_job(image=f"http://127.0.0.1:{free_port()}/a.png")
     for attempt in range(1, 5):
         predict(crew, job)
         (job,) = crew.delayed.jobs()
