@@ -47,6 +47,7 @@ class Ears:
         """Whether it should have heard something for `after_s` seconds, and has not."""
         if not self._waits() or self._in_hand() >= self._slots:
             self._heard_s = time.monotonic()
+            return False
         return time.monotonic() - self._heard_s > self._after_s
 
     def _hear(self, sender: object, **_: object) -> None:
