@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,8 +46,13 @@ class SleepingDetector:
 
 
 def _boxes_of(image: NDArray[np.uint8], prompts: int, score_threshold: float) -> Boxes:
-    height_px, width_px = image.shape[:2]
-    random = np.random.default_rng(zlib.crc32(image.tobytes()))
+    return _make_boxes(zlib.crc32(image.tobytes()), image.shape[:2], prompts, score_threshold)
+
+
+@lru_cache(maxsize=1000)  # a GPU's boxes cost the processor nothing either
+def _make_boxes(seed: int, size_px: tuple[int, int], prompts: int, score_threshold: float) -> Boxes:
+    height_px, width_px = size_px
+    random = np.random.default_rng(seed)
     corners = np.sort(random.random((len(SCORES), 2, 2)), axis=1)  # (3, 2, 2) first and last corner, 0 to 1
     xyxy_px = corners.reshape(-1, 4) * [width_px, height_px, width_px, height_px]  # (3, 4) xyxy, pixels
     kept = score_threshold <= SCORES  # (3,)
