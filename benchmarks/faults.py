@@ -64,7 +64,7 @@ def run_row(row: Row, *, tasks: int, folder: Path) -> Result:
                 lost = len(outcome.expected - set(site.label_studio.stored))
             finally:
                 doubled = site.doubles()
-    except (AssertionError, TimeoutError, redis.RedisError, requests.RequestException) as error:
+    except (AssertionError, OSError, redis.RedisError, requests.RequestException) as error:
         reason = f"{type(error).__name__}: {error}"
     seconds = round(time.monotonic() - began_s, 1)
     ok = not (lost or doubled or reason)

@@ -144,8 +144,10 @@ class Site:
                 part.keep_alive(_say_nothing)
 
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
-        """The part's whole process group, as the kernel would."""
-        os.killpg(self.parts[name].child.pid, number)
+        """The part's whole process group, as the kernel would; one that is just being started again is waited for."""
+        part = self.parts[name]
+        wait_until(lambda: part.child.exit_code is None, READY_S, f"{name} to live")
+        os.killpg(part.child.pid, number)
 
     def retire(self, name: str) -> float:
         """SIGTERM, and no new start; returns the seconds until it had left by itself."""
