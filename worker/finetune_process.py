@@ -18,7 +18,9 @@ from collections.abc import Callable
 from contract.broker import connect_redis
 from contract.errors import GroundcrewError, JobCancelled
 from contract.finetune import FinetuneJob, FinetuneRecords
+from contract.logs import begin_facts, configure_logs
 from contract.settings import Settings, read_settings
+from contract.traces import configure_traces
 from worker.orphans import end_with_parent
 from worker.stages import Stages, Tools, TrainerStopping, work_directory
 
@@ -71,7 +73,9 @@ def main(job_id: str, open_tools: Callable[[Settings], Tools] = Tools.open) -> i
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     end_with_parent()
     settings = read_settings()
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s train   %(levelname)s %(message)s")
+    configure_logs(settings, "train")
+    configure_traces(settings, "train")
+    begin_facts(job=job_id)
     logging.getLogger("httpx").setLevel("WARNING")
     records = FinetuneRecords(connect_redis(settings))
     return run_stages(settings, records, records.stored_job(job_id), open_tools, stopping)

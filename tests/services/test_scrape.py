@@ -125,3 +125,19 @@ def test_what_scales_a_role_counts_what_is_in_hand_too(client, redis_url):
     assert sum(Watch(settings).queues().values()) == 0
     found = outstanding(Watch(settings), Dispatcher(settings))
     assert found == {"predict": 1, "write": 1, "train": 1}
+
+
+def test_a_worker_looks_alive_only_while_redis_takes_its_heartbeats(client, tmp_path):
+    # given a process whose Redis is away, and one whose Redis is there
+    away, here = tmp_path / "away", tmp_path / "here"
+    lost = Heartbeat(redis.Redis(host="127.0.0.1", port=1), "worker-1@h", dict, alive_file=away)
+    beating = Heartbeat(client, "worker-2@h", dict, alive_file=here)
+    lost.start()
+    beating.start()
+    wait_until(here.exists, "the first beat")
+
+    # then only one touches the file that its container's health check looks at
+    assert not away.exists()
+    beating.stop()
+    with pytest.raises(redis.RedisError):
+        lost.stop()
