@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from benchmarks.cost import measure_cost
 from benchmarks.flood import measure_flood
 from benchmarks.latency import measure_latency
 from benchmarks.scale import measure_scale
@@ -17,7 +18,7 @@ from benchmarks.writeback import measure_writeback
 
 WORKERS = (1, 2, 4, 8, 16)
 BATCHES = (1, 8)
-PARTS = ("scale", "latency", "webhooks", "write")
+PARTS = ("scale", "latency", "webhooks", "write", "cost")
 
 Say = Callable[[str], None]
 
@@ -30,6 +31,8 @@ def measure_part(part: str, folder: Path, *, size: float = 1.0, say: Say = lambd
         return dict(measure_latency(folder, asked=max(5, int(100 * size)), bulk_tasks=max(100, int(6000 * size))))
     if part == "webhooks":
         return measure_flood(folder, tasks=max(100, int(100_000 * size)), work_s=max(1.0, 15 * size))
+    if part == "cost":
+        return measure_cost(folder, tasks=max(100, int(2000 * size)))
     return dict(measure_writeback(folder, tasks=max(20, int(2000 * size))))
 
 

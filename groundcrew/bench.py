@@ -127,7 +127,7 @@ def _as_text(result: Any) -> None:
 
 @bench.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON only")
-@click.option("--part", type=click.Choice(["scale", "latency", "webhooks", "write"]), multiple=True,
+@click.option("--part", type=click.Choice(["scale", "latency", "webhooks", "write", "cost"]), multiple=True,
               help="Only this; may be repeated  [default: all, about ten minutes]")
 @click.option("--size", type=click.FloatRange(0.001, 1), default=1.0, help="Share of the tasks, for a quick look")
 @click.option("--save", is_flag=True, help="Keep the figures in benchmarks/results/ for `bench report`")

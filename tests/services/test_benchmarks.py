@@ -26,6 +26,7 @@ QUEUE_FIELDS = {
         "predict_1_p50_ms", "predict_1000_p95_ms", "interactive_idle_over_detector_ms", "interactive_busy_p95_ms",
     },
     "webhooks": {"webhook_max_ms", "redis_bytes_a_waiting_task", "memory_mib", "all_waiting_s"},
+    "cost": {"ms_a_task", "redis_commands"},
     "write": {"predictions_per_s", "alone_p50_ms", "writer_cpu_s_per_1000"},
 }  # fmt: skip
 BATCH = 4
