@@ -8,7 +8,11 @@ Example: `grid.sample(grid.fill(values), pixels, weights)`.
 
 from __future__ import annotations
 
+import functools
+import importlib
+import importlib.util
 from dataclasses import dataclass
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +81,11 @@ class SamplingGrid:
             (images, queries, heads * channels of a head), of the type of the table.
         """
         images, queries = pixels.shape[:2]
+        kernel = _find_kernel() if table.dtype == torch.bfloat16 and table.device.type == "cpu" else None
+        if kernel:
+            places = (self.last, self.row_step, self.first)
+            found = [kernel.sample(*image, *places) for image in zip(table, pixels, weights, strict=True)]
+            return torch.stack(found)
         pixels = torch.minimum(pixels.clamp_(min=-1), self.last, out=pixels)
         low = pixels.floor()
         fraction = pixels.sub_(low).view(images, queries, 2, self.heads, -1)
@@ -93,6 +102,14 @@ class SamplingGrid:
             mode="sum",
         )
         return bags.view(images, queries, -1)
+
+
+@functools.cache
+def _find_kernel() -> ModuleType | None:
+    """The module kernel.py, which needs Numba: optional, because `embedding_bag` gives the same sums."""
+    if importlib.util.find_spec("numba") is None:
+        return None
+    return importlib.import_module("worker.detectors.fast.kernel")
 
 
 def _corner_weights(fraction: Tensor, weights: Tensor, dtype: torch.dtype) -> Tensor:
