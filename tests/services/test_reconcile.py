@@ -73,6 +73,17 @@ def test_a_write_back_that_waits_in_its_queue_speaks_for_its_job(crew, client, r
     assert crew.records.get(lost.id)["state"] == "queued"
 
 
+def test_messages_of_other_jobs_do_not_hide_a_lost_one(crew, client, reconciler):
+    # given one lost message, and more messages than open jobs: of jobs that are over, and of an earlier run
+    (lost, waiting) = enqueue(crew, 1, 2)
+    client.delete(QUEUE)
+    crew.send(waiting, write_job(3), write_job(4), write_job(5), write_job(1, id=lost.id, run="earlier"))
+
+    # when / then only the lost one is sent again
+    assert reconciler.send_missing() == 1
+    assert client.llen(QUEUE) == 2
+
+
 def test_a_delayed_retry_speaks_for_its_job(crew, client, reconciler):
     (lost, waiting) = enqueue(crew, 1, 2)
     client.delete(QUEUE)
