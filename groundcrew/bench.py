@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -133,6 +134,7 @@ def _as_text(result: Any) -> None:
 @click.option("--save", is_flag=True, help="Keep the figures in benchmarks/results/ for `bench report`")
 def queue(as_json: bool, part: tuple[str, ...], size: float, save: bool) -> None:
     """What the queue costs, with a detector that sleeps like a GPU: scale, latency, memory, write-back."""
+    _clean_up_when_terminated()
     measure = load_benchmark("queue")
     for name in part or measure.PARTS:
         with tempfile.TemporaryDirectory(prefix="groundcrew-bench-") as folder:
@@ -151,6 +153,7 @@ def queue(as_json: bool, part: tuple[str, ...], size: float, save: bool) -> None
 @click.option("--save", is_flag=True, help="Keep the figures in benchmarks/results/ for `bench report`")
 def pipeline(as_json: bool, detector: str, tasks: int, baseline_tasks: int, rounds: int, save: bool) -> None:
     """A real Label Studio, "retrieve" to all stored: ours and a synchronous backend, turn by turn."""
+    _clean_up_when_terminated()
     with tempfile.TemporaryDirectory(prefix="groundcrew-bench-") as folder:
         found = load_benchmark("pipeline").measure_pipeline(
             Path(folder), detector=detector, tasks=tasks, baseline_tasks=baseline_tasks, rounds=rounds,
@@ -168,6 +171,11 @@ def report() -> None:
     target = BENCHMARKS.parent / "docs" / "performance.md"
     count = load_benchmark("report").write_report(machine.RESULTS, BENCHMARKS / "README.md", target)
     click.echo(f"groundcrew: {target.name} shows {count} benchmarks", err=True)
+
+
+def _clean_up_when_terminated() -> None:
+    """SIGTERM ends the processes that a benchmark has started, as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
 
 def _sayer(as_json: bool) -> Callable[[str], None]:
