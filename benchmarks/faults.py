@@ -61,7 +61,7 @@ def run_row(row: Row, *, tasks: int, folder: Path) -> Result:
             try:
                 outcome = row.run(site, tasks)
                 recovery_s, reason = outcome.recovery_s, _check(row, outcome, site)
-                lost = len(outcome.expected - set(site.label_studio.stored))
+                lost = len(outcome.expected - set(list(site.label_studio.stored)))
             finally:
                 doubled = site.doubles()
     except (AssertionError, OSError, redis.RedisError, requests.RequestException) as error:
@@ -72,7 +72,7 @@ def run_row(row: Row, *, tasks: int, folder: Path) -> Result:
 
 
 def _check(row: Row, outcome: Outcome, site: Site) -> str:
-    if unexpected := set(site.label_studio.stored) - outcome.expected:
+    if unexpected := set(list(site.label_studio.stored)) - outcome.expected:
         return f"{len(unexpected)} predictions that nobody should have stored"
     if outcome.recovery_s > row.limit_s:
         return f"recovered after {outcome.recovery_s:.0f} s; the limit is {row.limit_s:g} s"

@@ -242,7 +242,7 @@ class Site:
         wait_until(lambda: len(self.stored(version)) >= count, deadline_s, f"the first {count}", self.log_tails)
 
     def doubles(self) -> int:
-        return sum(count - 1 for count in self.label_studio.stored.values())
+        return sum(count - 1 for count in list(self.label_studio.stored.values()))
 
     def is_settled(self) -> bool:
         """Whether nothing is open, queued, held or delayed any more."""
