@@ -1,8 +1,8 @@
 """Every shell block of quickstart, tutorial and how-tos runs, in order, page by page, in an empty folder.
 
 Called by: pytest. Must not import: backend, worker.
-A page becomes one script, so that its variables last. `groundcrew up` runs in the background until the page ends, or
-the next `up`. The real Label Studio stands where the page says http://localhost:8080, a project with images for number 1.
+A page becomes one script, so that its variables last. `groundcrew up` runs in the background until the page ends,
+or the next `up`. The real Label Studio stands where a page says http://localhost:8080, a project for number 1.
 Example: .venv/bin/python -m pytest tests/services/test_docs.py -k quickstart
 """
 

@@ -6,11 +6,13 @@ Example: .venv/bin/python -m pytest tests/unit/test_docs.py
 """
 
 import ast
+import importlib.metadata
 import importlib.util
 import json
 import re
 import shlex
 import subprocess
+from itertools import dropwhile, groupby
 from pathlib import Path
 from xml.etree.ElementTree import fromstring
 
@@ -26,18 +28,17 @@ from tests.docs_blocks import DOCS, REPOSITORY, RUN_PAGES, Block, read_blocks
 PAGES = [*sorted(DOCS.rglob("*.md")), *sorted(REPOSITORY.glob("*.md"))]
 READMES = (REPOSITORY / "README.md", REPOSITORY / "README.zh-CN.md")
 BLOCKS = [block for page in PAGES for block in read_blocks(page)]
+OPERATORS = {"&&", "||", "|", ";", ">", ">>"}
 SHELL = [block for block in BLOCKS if block.language == "bash"]
 
 
 def calls(block: Block) -> list[list[str]]:
-    """The commands of a block as words, without comments, continued lines joined."""
-    found = []
+    """The commands of a block as words, without comments and variables before them, continued lines joined."""
+    found: list[list[str]] = []
     for line in re.sub(r"\\\n\s*", "", block.text).splitlines():
         words = shlex.split(re.split(r"\s#\s", line)[0], comments=True) if line.count('"') % 2 == 0 else []
-        while words and re.match(r"[A-Z_]+=", words[0]):
-            words = words[1:]
-        found.append(words)
-    return [words for words in found if words]
+        found += [list(part) for is_end, part in groupby(words, key=OPERATORS.__contains__) if not is_end]
+    return [named for words in found if (named := list(dropwhile(re.compile(r"[A-Z_]+=").match, words)))]
 
 
 def command_of(words: list[str]) -> click.Command:
@@ -162,6 +163,27 @@ def test_both_readmes_show_the_same_pictures():
 
     assert english == chinese
     assert any(name.endswith((".webp", ".gif")) for name in english)
+
+
+# -- the rest of what people look for in a repository ------------------------------------------------------------------
+
+
+def test_the_citation_is_complete():
+    """The fields that the schema of Citation File Format 1.2.0 requires, and what must not drift."""
+    cited = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
+
+    assert {"cff-version", "message", "title", "authors"} <= cited.keys()
+    assert cited["cff-version"] == "1.2.0"
+    assert all("name" in author or "family-names" in author for author in cited["authors"])
+    assert cited["version"] == importlib.metadata.version("groundcrew")
+    for reference in cited["references"]:
+        assert {"type", "title", "authors"} <= reference.keys()
+
+
+def test_licence_and_community_files_exist():
+    assert "Apache License" in (REPOSITORY / "LICENSE").read_text()
+    assert "Contributor Covenant" in (REPOSITORY / "CODE_OF_CONDUCT.md").read_text()
+    assert (REPOSITORY / "CONTRIBUTING.md").exists()
 
 
 def _prose(page: Path) -> str:
