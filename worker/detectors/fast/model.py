@@ -23,7 +23,7 @@ from worker.detectors.fast.swin import Swin
 from worker.detectors.prompts import Caption
 from worker.detectors.stack import DetDataSample, GroundingDINO
 
-SIZES_KEPT = 8  #: sizes of images whose geometry is remembered; one takes 40 MB at 800 x 1066 pixels
+SIZES_KEPT = 4  #: sizes of images whose geometry is remembered; one takes 40 MB at 800 x 1066 pixels
 GPU_IMAGES_TOGETHER = 32  #: not measured: no GPU was at hand
 
 
