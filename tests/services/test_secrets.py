@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import shutil
 import threading
 import time
@@ -148,11 +149,12 @@ def test_no_secret_is_kept_or_shown_anywhere(
     secrets = [REDIS_PASSWORD, BASIC_PASSWORD, WEBHOOK_SECRET, API_TOKEN, label_studio_token,
                base64.b64encode(f"crew:{BASIC_PASSWORD}".encode()).decode(),
                *(IN_BODIES[name] for name in ("project-token", "login", "access-token"))]  # fmt: skip
-    written = "\n".join(wire.commands)
+    written = "\n".join(map(unpack, wire.commands))
+    assert any("task_id=9001" in event for event in events(wire))
     assert len(wire.commands) > 100
     assert "gc:" in written
     shown = {"log": log, "answers": "\n".join(ask.answers)}
-    for place, text in {"Redis commands": written, "Redis": kept, **shown}.items():
+    for place, text in {"Redis commands": written, "Redis": unpack(kept), **shown}.items():
         assert [secret for secret in secrets if secret in text] == [], place
     # an image's address has to be with its job, but is never shown
     for place, text in {**shown, "events": "\n".join(events(wire))}.items():
@@ -177,5 +179,13 @@ def dump(client: redis.Redis) -> str:
 
 
 def events(wire: Wire) -> list[str]:
-    """What flower sees of tasks."""
-    return [command for command in wire.commands if "celeryev" in command or command.startswith("PUBLISH")]
+    """What flower sees of tasks: events, and the description that each message's header gives of its job."""
+    sent = [unpack(command) for command in wire.commands if "celeryev" in command]
+    header = re.compile(r"kwargsrepr[\\\"]+: ?[\\\"]+([^\\\"]*)")
+    return sent + [found for command in wire.commands for found in header.findall(command)]
+
+
+def unpack(text: str) -> str:
+    """The text, and the bodies that Celery's messages carry in base64."""
+    bodies = re.findall(r"body[\\\"]+: ?[\\\"]+([A-Za-z0-9+/]+=*)", text)
+    return "\n".join([text, *(base64.b64decode(body).decode("utf-8", "replace") for body in bodies)])
