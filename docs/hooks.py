@@ -31,26 +31,6 @@ from groundcrew.options import default_of, flag_of, section_of
 DOCS = Path(__file__).resolve().parent
 ORDER = ("get", "post", "put", "patch", "delete")
 
-#: Pages of others, listed where they exist.
-GROWING = {
-    "Running it": {
-        "Deployment": "deploy.md",
-        "Runbook": "runbook.md",
-        "Reliability": "reliability.md",
-        "Performance": "performance.md",
-        "How the speed was found": "speed-notes.md",
-    }
-}
-
-
-def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Put the pages that are there into the navigation, before "Reference"."""
-    for heading, pages in GROWING.items():
-        there = [{title: name} for title, name in pages.items() if (DOCS / name).exists()]
-        if there:
-            config.nav.insert(4, {heading: there})
-    return config
-
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated pages."""
