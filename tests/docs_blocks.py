@@ -1,6 +1,6 @@
 """The code blocks of the documentation, as tests read them.
 
-Called by: tests/unit/test_docs.py, tests/services/test_docs.py. Must not import: anything of ours.
+Called by: tests/unit/test_documentation.py, tests/services/test_docs.py. Must not import: anything of ours.
 A block is run unless the line before it is `<!-- not run: REASON -->`.
 Example: `[block.text for block in read_blocks(Path("docs/quickstart.md")) if block.language == "bash"]`
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DOCS = REPOSITORY / "docs"
-#: Pages whose every block is run; a translation has the same commands, which tests/unit/test_docs.py compares.
+#: Pages whose every block is run; a translation has the same commands, which tests/unit/test_documentation.py compares.
 RUN_PAGES = ("quickstart.md", "tutorial.md", *sorted(
     f"howto/{path.name}" for path in (DOCS / "howto").glob("*.md")))  # fmt: skip
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<language>[\w-]*)\n(?P<text>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)

@@ -2,7 +2,7 @@
 
 Called by: pytest. tests/services/test_docs.py runs the blocks; `make docs` finds dead links.
 Must not import: torch, backend, worker.
-Example: .venv/bin/python -m pytest tests/unit/test_docs.py
+Example: .venv/bin/python -m pytest tests/unit/test_documentation.py
 """
 
 import ast
