@@ -19,7 +19,7 @@ from groundcrew.cli import SECTIONS, cli, main
 from groundcrew.exit_codes import ExitCode, PartlyDone, exit_code_of
 from groundcrew.options import flag_of
 
-WITHOUT_JSON = {"completion"}  # prints a script
+WITHOUT_JSON = {"completion", "bench report"}  # a script, a page
 
 
 def commands(group: click.Group = cli, path: str = "") -> Iterator[tuple[str, click.Command]]:
