@@ -39,7 +39,7 @@ animation: install ## the loop as a film of 20 seconds, from a real Label Studio
 	$(RUN) docs.animation
 
 docs: install ## the documentation as a site in build/docs; a dead link or a page that nothing leads to ends it
-	NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict
 	@echo "Open build/docs/index.html"
 
 test: test-unit test-slow test-services ## all tests, the quick ones first
@@ -57,7 +57,7 @@ check: install ## lint, types, import rules, Dockerfiles and manifests, and a lo
 	$(RUN) ruff check .
 	$(RUN) mypy
 	$(VENV)/bin/lint-imports
-	NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict
 	$(RUN) pytest --quiet tests/unit/test_deploy.py
 	$(RUN) bandit --quiet --recursive --configfile bandit.yaml contract backend worker groundcrew deploy
 

@@ -101,9 +101,10 @@ def test_what_is_not_run_has_a_reason_that_holds():
             assert (REPOSITORY / test).exists(), f"{block.place}: {test} is gone"
 
 
-def test_every_page_of_the_path_has_blocks_that_run():
+def test_a_page_with_commands_runs_some_of_them():
     for name in RUN_PAGES:
-        assert [block for block in read_blocks(DOCS / name) if block.language == "bash" and not block.not_run], name
+        shell = [block for block in read_blocks(DOCS / name) if block.language == "bash"]
+        assert not shell or any(not block.not_run for block in shell), name
 
 
 # -- names -------------------------------------------------------------------------------------------------------------
