@@ -20,7 +20,6 @@ from backend.training import Training
 from contract.agreement_records import AgreementRecords
 from contract.broker import connect_redis, make_celery, send
 from contract.delayed import Delayed
-from contract.envelopes import message_id
 from contract.errors import GroundcrewError, PredictionFailed, PredictionLate, QueueFull, UnknownJob
 from contract.jobs import (
     Asked,
@@ -40,6 +39,7 @@ from contract.logs import about, facts_of
 from contract.lookup import JobLookup
 from contract.projects import ProjectFacts, Projects
 from contract.prompts import InteractivePrompt
+from contract.replay import replay_job
 from contract.results import Results
 from contract.settings import Settings
 from contract.status import OPEN, JobRecords
@@ -121,15 +121,9 @@ class Dispatcher:
             raise self._give_up(job)
         return prediction.to_label_studio()
 
-    def ask_again(self, job_id: str) -> None:
-        """Run a failed job anew, whatever it failed of and however lately. Raises UnknownJob."""
-        old = self.records.stored_job(job_id)
-        if old.delivery == "answer":
-            raise UnknownJob("nobody waits for this typed prompt any more; type it again in the editor")
-        delivery: Delivery = "write" if old.delivery == "claim" else old.delivery
-        anew = {"run": new_run(), "attempt": 0, "hurry": False, "delivery": delivery, "enqueued_at_s": time.time()}
-        self.records.dead.drop([message_id(old)])
-        self._send(*JobRecords(self._redis, failed_memory_s=0).admit([old.model_copy(update=anew)]))
+    def replay(self, job_id: str) -> None:
+        """Run a failed job anew, however lately it failed. Raises UnknownJob."""
+        replay_job(job_id, JobRecords(self._redis, failed_memory_s=0), self._send)
 
     def cancel(self, project_id: int, task_ids: Sequence[int]) -> None:
         """Jobs of deleted tasks end as cancelled when a worker or the writer meets them."""

@@ -1,6 +1,6 @@
-"""Dead letters come back to life: the same work as a fresh job, and the letter is gone once it is sent.
+"""What failed comes back to life: the same work as a fresh job; its dead letter is gone once it is sent.
 
-Called by: groundcrew.dead_letters. Must not import: Flask.
+Called by: groundcrew.dead_letters, backend.dispatch. Must not import: Flask.
 Example: `replay(letter, JobRecords(client, failed_memory_s=0), send)`
 """
 
@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from contract.dead_letters import DeadLetter
 from contract.delayed import load_message
+from contract.envelopes import message_id
 from contract.errors import BadMessage, UnknownJob
 from contract.jobs import Job, PredictJob, WriteBackJob, new_run
 from contract.status import JobRecords
@@ -31,6 +32,22 @@ def replay(letter: DeadLetter, records: JobRecords, send: Callable[[Job], None])
         send(_write_again(job, records) if isinstance(job, WriteBackJob) else job)
     records.dead.drop([letter.id])
     return sent
+
+
+def replay_job(job_id: str, records: JobRecords, send: Callable[[Job], None]) -> None:
+    """The page's "Try again": from its boxes where only storing them failed, else from its image.
+
+    Raises UnknownJob, also where nobody waits for the answer any more; BrokerUnavailable.
+    """
+    job = records.stored_job(job_id)
+    if job.delivery == "answer":
+        raise UnknownJob("nobody waits for this typed prompt any more; type it again in the editor")
+    with suppress(UnknownJob):
+        replay(records.dead.get(f"w.{message_id(job)}"), records, send)
+        return
+    delivery = "write" if job.delivery == "claim" else job.delivery
+    records.dead.drop([message_id(job)])
+    _predict_again(job.model_copy(update={"delivery": delivery, "hurry": False}), records, send)
 
 
 def _read(letter: DeadLetter) -> Job:

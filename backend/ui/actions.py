@@ -21,7 +21,7 @@ class Actions:
         self._dispatcher.jobs.cancel(job_id)
 
     def replay(self, job_id: str) -> None:
-        self._dispatcher.ask_again(job_id)
+        self._dispatcher.replay(job_id)
 
     def finetune(self, project_id: int) -> None:
         self._dispatcher.training.start(project_id, "page")

@@ -15,13 +15,17 @@ import redis
 from flask.testing import FlaskClient
 
 from backend.app import create_app
+from contract.errors import LabelStudioRefused
+from contract.jobs import Prediction, WriteBackJob
 from contract.settings import Settings, read_settings
+from tests.fakes.hand_worker import HandWorker
 from tests.fakes.showcase import SHELF, Showcase
 
 HTML = {"Accept": "text/html"}
 BASIC = {"BASIC_AUTH_USER": "crew", "BASIC_AUTH_PASS": "s3cret-pass"}
 RIGHT = {"Authorization": "Basic " + base64.b64encode(b"crew:s3cret-pass").decode()}
 CSRF = re.compile(r'name="csrf" value="([^"]+)"')
+PREDICTION = Prediction(task_id=7, model_version="tiny-shapes-p1-1.00000000", score=0.0, result=[])
 OURS, THEIRS = {"Origin": "http://localhost"}, {"Origin": "http://localhost:8080"}
 
 
@@ -213,3 +217,22 @@ def test_agreement_is_there_for_programs_too(browser: FlaskClient, showcase: Sho
     assert newest["images"] == 60
     assert 0 < newest["precision"] < 1
     assert set(newest["by_label"]) == {"car", "truck", "traffic_light"}
+
+
+def test_boxes_that_could_not_be_stored_are_stored_again_without_another_look_at_the_image(
+    browser: FlaskClient, settings: Settings, showcase: Showcase
+) -> None:
+    # given a job whose boxes Label Studio refused
+    (job,) = showcase.make_jobs(1, 7, 1)
+    write = WriteBackJob(id=job.id, run=job.run, project_id=1, prediction=PREDICTION)
+    showcase.records.admit([job])
+    showcase.records.dead.bury(write, LabelStudioRefused("the labels do not fit"), attempts=1)
+    showcase.records.fail(job.id, job.run, 1, LabelStudioRefused("the labels do not fit"))
+
+    # when
+    assert press(browser, f"/ui/jobs/{job.id}/replay", {"csrf": token(browser)}) == 303
+
+    # then it is the write-back that is sent, which looks before it writes, and the letter is gone
+    again = WriteBackJob.model_validate(HandWorker(settings).take("write"))
+    assert (again.prediction, again.verify) == (PREDICTION, True)
+    assert showcase.records.dead.count() == 0
