@@ -16,7 +16,7 @@ from benchmarks.faults_row import Outcome, Row, finish, numbers
 from benchmarks.faults_site import Site, wait_until
 
 AWAY_S = 60.0
-CLEAR_ANSWER_WITHIN_S = 10.0
+CLEAR_ANSWER_WITHIN_S = 5.0
 FULL_FOR_S = 10.0
 
 
