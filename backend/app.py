@@ -22,6 +22,7 @@ from backend.models import ModelCards
 from backend.pages import Pages
 from backend.payloads import LIMIT_BYTES
 from backend.routes import Routes
+from backend.ui.guard import check_site
 from backend.watch import Watch
 from contract.errors import BrokerUnavailable, GroundcrewError, Unauthorized
 from contract.logs import begin_facts
@@ -48,6 +49,7 @@ def create_app(settings: Settings) -> Flask:
     app.wsgi_app = SecretPath(app.wsgi_app)  # type: ignore[method-assign]
     app.before_request(_begin)
     app.before_request(lambda: check_access(settings, request))
+    app.before_request(lambda: check_site(request))
     app.after_request(_end)
     app.register_error_handler(Exception, _answer_error)
     parts = settings, ModelCards(settings), Dispatcher(settings), Watch(settings)

@@ -1,6 +1,6 @@
 """What keeps another site from pressing our buttons, and foreign scripts from running in our page.
 
-Called by: backend.pages. Must not import: redis, Celery.
+Called by: backend.app (each request), backend.pages (forms, headers). Must not import: redis, Celery.
 Who may call at all is decided by backend.auth before. But a browser sends its credentials along whichever site asks, so
 a form must carry the token of this browser's cookie (double submit; SameSite=Strict), and come from our own pages.
 Example: `check_form(request)` raises ForgedRequest.
@@ -36,12 +36,17 @@ def set_token(response: Response, token: str, *, secure: bool) -> None:
     response.set_cookie(COOKIE, token, httponly=True, samesite="Strict", secure=secure, path="/")
 
 
+def check_site(request: Request) -> None:
+    """Raises ForgedRequest where a browser posts for a page that is not ours. Programs say nothing of the kind."""
+    asked = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
+    if request.method not in ("GET", "HEAD", "OPTIONS") and not _from_our_page(*asked, request.host):
+        raise ForgedRequest
+
+
 def check_form(request: Request) -> None:
     """Raises ForgedRequest, unless the form is one of ours, sent by the browser that we gave it to."""
     cookie, field = request.cookies.get(COOKIE, ""), request.form.get(FIELD, "")
     if not cookie or not hmac.compare_digest(cookie.encode(), field.encode()):
-        raise ForgedRequest
-    if not _from_our_page(request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin"), request.host):
         raise ForgedRequest
 
 

@@ -324,3 +324,19 @@ def test_neither_logs_nor_answers_show_a_token_or_a_secret(caplog: pytest.LogCap
     seen = caplog.text + "".join(answer.text for answer in answers)
     for secret in ("tok-setup", "tok-project", "hook-secret", "hook-guess", "s3cret-pass"):
         assert secret not in seen
+
+
+@pytest.mark.parametrize("path", ["/setup", "/predict", "/webhook", "/jobs/p1-t1-0/cancel", "/ui/projects/1/rollback"])
+@pytest.mark.parametrize(
+    "headers", [{"Origin": "http://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"},
+                {"Sec-Fetch-Site": "same-site"}],
+)  # fmt: skip
+def test_no_other_site_makes_a_browser_post_to_us(path: str, headers: dict[str, str]) -> None:
+    # given a browser that would send its stored credentials along / when / then
+    answer = api(**BASIC).post(path, json=SETUP, headers=headers | RIGHT)
+    assert (answer.status_code, answer.json["code"]) == (403, "forged_request")
+
+
+def test_programs_and_our_own_pages_may_post() -> None:
+    for headers in ({}, {"Sec-Fetch-Site": "same-origin", "Origin": "http://localhost"}, {"Origin": "http://localhost"}):
+        assert api().post("/setup", json=SETUP, headers=headers).status_code == 200
