@@ -187,6 +187,29 @@ def test_the_next_image_is_predicted_by_it_and_shows_the_new_shape(trained, labe
     assert found_before < 0.5 * drawn * (ANNOTATED + NOT_YET) / len(fresh)
 
 
+def test_annotators_agree_more_with_the_new_version(trained, label_studio, crew):
+    # given what annotators submitted for images that the base had predicted / when they go on with the new version's
+    project, seen, *_ = trained
+    record = seen[-1]
+    fresh = upload(label_studio, project, make_scenes(12, first=200))
+    wait_until(
+        lambda: {p.task for p in label_studio.predictions(project)} >= fresh.keys(), "the predictions", crew.log_tail
+    )
+    for task, scene in fresh.items():
+        label_studio.annotate(task, as_regions(scene))
+
+    # then the page's figures say that it was worth it
+    def agreement():
+        answer = requests.get(f"{crew.url}/agreement", params={"project": project}, timeout=10).json()
+        return {one["model_version"].rpartition(".")[0]: one for one in answer["versions"]}
+
+    wait_until(lambda: agreement().get(record["version"], {}).get("images") == 12, "the comparisons", crew.log_tail)
+    old, new = agreement()["tiny-shapes-1"], agreement()[record["version"]]
+    assert old["images"] == ANNOTATED
+    assert new["f1"] > old["f1"] + 0.05, (old["f1"], new["f1"])
+    assert new["by_label"][NEW.shape]["added"] < old["by_label"][NEW.shape]["added"]
+
+
 def test_tasks_without_annotations_are_predicted_again_in_place_of_the_old_boxes(trained, label_studio, crew):
     project, seen, _, waiting = trained
     record = seen[-1]
