@@ -43,11 +43,12 @@ def in_trouble(trouble: str, site: Site, tasks: int) -> Outcome:
 
 
 def token_expires(site: Site, tasks: int) -> Outcome:
-    """Access tokens live three seconds; work comes before and after."""
+    """Access tokens are refused before their time, and then live three seconds; work comes all the while."""
     version, half = site.setup(), tasks // 2
+    site.announce(numbers(half))
+    site.wait_stored_count(half // 4, version)
     site.label_studio.access_lives_s = FIRST_TOKEN_S
     site.label_studio.forget_tokens()
-    site.announce(numbers(half))
     finish(site, numbers(half), version, time.monotonic())
     time.sleep(FIRST_TOKEN_S)
     site.announce(numbers(tasks))

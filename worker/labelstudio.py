@@ -181,6 +181,8 @@ class LabelStudio:
         try:
             yield
         except ApiError as error:
+            if error.status_code == 401:  # perhaps an access token that ended early, as where clocks differ: get another
+                self.__dict__.pop("_sdk", None)
             raise _translate(error.status_code or 0) from error
         except httpx.HTTPError as error:
             where = self._settings.label_studio_url

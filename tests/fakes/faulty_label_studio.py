@@ -50,7 +50,8 @@ class FaultyLabelStudio:
         return f"http://127.0.0.1:{self.port}"
 
     def stop_listening(self) -> None:
-        """Connections are refused from now on."""
+        """Connections are refused from now on, and those that are open end unanswered."""
+        self._server.away = True
         self._server.shutdown()
         self._server.server_close()
 
@@ -122,6 +123,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
     fake: FaultyLabelStudio
+    away = False
 
     def handle_error(self, *_: object) -> None:
         """A client that was killed in the middle is part of the game."""
@@ -142,6 +144,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer("POST", json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
 
     def _answer(self, method: str, body: object) -> None:
+        if self.server.away:
+            self.close_connection = True
+            return
         parts = urlsplit(self.path)
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
         status, content = self.server.fake.answer(method, parts.path, parse_qs(parts.query), token, body)
