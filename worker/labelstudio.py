@@ -181,7 +181,7 @@ class LabelStudio:
         try:
             yield
         except ApiError as error:
-            if error.status_code == 401:  # perhaps an access token that ended early, as where clocks differ: get another
+            if error.status_code == 401:  # perhaps an access token that ended early, as where clocks differ
                 self.__dict__.pop("_sdk", None)
             raise _translate(error.status_code or 0) from error
         except httpx.HTTPError as error:
