@@ -99,6 +99,7 @@ class Loop:
     def _show_tasks(self, project: int, caption: str, duration_s: float) -> None:
         self._page.goto(f"{self._client.url}/projects/{project}/data")
         self._page.wait_for_load_state("networkidle")
+        time.sleep(1.0)  # thumbnails come last
         self._film.shoot(caption, duration_s)
 
     def _watch_boxes_arrive(self, project: int, tasks: int) -> None:
@@ -116,14 +117,19 @@ class Loop:
             part = float(record.get("iteration", 0)) / float(record.get("iterations", 1e9))
             if part >= shown + 0.3:
                 shown = part
-                self._page.reload()
+                self._show_project_page("finetunes")
                 self._film.shoot("6  A trainer learns from the corrections, and measures before and after.", 0.8)
             time.sleep(0.5)
         if record.get("decision") != "promoted":
             sys.exit(f"the training did not make it better: {record}")
-        self._page.reload()
+        self._show_project_page("models")
         gain = f"mAP {record['map_base']:.2f} -> {record['map']:.2f}"
         self._film.shoot(f"7  Better: {gain}. It becomes current, without a restart.", 2.6)
+
+    def _show_project_page(self, section: str) -> None:
+        self._page.reload()
+        self._page.evaluate("section => document.getElementById(section).scrollIntoView()", section)
+        time.sleep(0.3)
 
     def _show_what_it_learned(self, project: int) -> None:
         new = upload(self._client, project, _scenes(1, first=500))
