@@ -80,16 +80,20 @@ def rollback_model(project_id: int, as_json: bool, **flags: Any) -> None:
 
 
 @models.command("add")
-@click.argument("directory", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("directory", type=click.Path(path_type=Path, exists=True, file_okay=False), required=False)
 @click.option("--name", help="Unless card.json in the directory says it")
 @click.option("--version", help="Unless card.json in the directory says it")
+@click.option("--sha256", default="", help="First digits, or all, that the checkpoint must have. Those that "
+              "OpenMMLab puts into the name of a .pth are always compared")  # fmt: skip
 @json_option
-@_REGISTRY
-def add_model(directory: Path, name: str | None, version: str | None, as_json: bool, **flags: Any) -> None:
-    """Register a directory with config.py, model.safetensors and perhaps bert/ as a version."""
+@settings_options_shown("model_dir", "model_cache_dir", "config_file", "checkpoint_file", "lang_model")
+def add_model(directory: Path | None, name: str | None, version: str | None, sha256: str, as_json: bool,
+              **flags: Any) -> None:  # fmt: skip
+    """Register a model as a version: a DIRECTORY with config.py, model.safetensors and bert/, or a config of mmdet
+    with its checkpoint and language model."""
     from groundcrew.models_command import add_model
     from groundcrew.progress import waiting
 
-    with waiting("copying its files and taking their checksums"):
-        done = add_model(read_settings(**flags), directory, name, version)
+    with waiting("reading the weights, copying the files and taking their checksums"):
+        done = add_model(read_settings(**flags), directory, name, version, sha256)
     say_or_json(done, as_json)

@@ -1,6 +1,6 @@
 """`groundcrew models`: which versions exist, which one a project uses, and changing that.
 
-Called by: groundcrew.cli. Must not import: backend, worker, torch.
+Called by: groundcrew.cli. Must not import: backend; at the top: torch.
 Workers and the API read the same MODEL_DIR, so a change counts for the next image; nothing is restarted.
 Example: `list_models(settings, project_id=3)` -> [{"ref": "tiny-shapes-p3-1", "state": "current", ...}, ...]
 """
@@ -8,6 +8,7 @@ Example: `list_models(settings, project_id=3)` -> [{"ref": "tiny-shapes-p3-1", "
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from contract.cards import VersionCard
 from contract.errors import SettingsError, UnknownVersion
 from contract.registry import Listed, Registry, read_card
 from contract.settings import Settings
+from worker.detectors.base import ModelSource
 
 Json = dict[str, Any]
 
@@ -82,28 +84,54 @@ def rollback_model(settings: Settings, project_id: int) -> str:
     return f"project {project_id} uses {ref} again; jobs that wait get that version"
 
 
-def add_model(settings: Settings, directory: Path, name: str | None, version: str | None) -> str:
-    """Publish a directory with config.py, model.safetensors and perhaps bert/; returns what was done, in words.
+def add_model(settings: Settings, directory: Path | None, name: str | None, version: str | None,
+              sha256: str = "") -> str:  # fmt: skip
+    """Publish a model as a version that workers load without running any of it; returns what was done, in words.
 
     Args:
+        directory: holds config.py, model.safetensors and perhaps bert/; None: CONFIG_FILE, CHECKPOINT_FILE, LANG_MODEL.
         name, version: where the directory has no card.json, or another one is wanted.
+        sha256: first digits, or all, of what the checkpoint must have.
 
     Raises:
-        SettingsError: neither card.json nor both options name it.
-        RegistryError: a file is missing, there is such a version already, or MODEL_DIR cannot be written.
+        SettingsError: neither card.json nor both options name it, or there is no model to add.
+        ConfigError, LangModelMissing, CheckpointRefused, CheckpointMismatch: it would not load.
+        RegistryError: there is such a version already, or MODEL_DIR cannot be written.
     """
-    added = Registry(settings).publish(directory, _card_for(directory, name, version))
+    from worker.adopt import adopt, check_sha256, copy_others
+
+    card = _card_for(directory, name, version)
+    source = _source_of(settings, directory, card)
+    check_sha256(source.checkpoint, sha256)
+    with tempfile.TemporaryDirectory() as made:
+        target = Path(made) / "version"
+        adopt(source, target)
+        if directory is not None:
+            copy_others(directory, target)
+        added = Registry(settings).publish(target, card)
     return f"{added.ref} is registered; use it with: groundcrew models promote {added.ref} --project N"
 
 
-def _card_for(directory: Path, name: str | None, version: str | None) -> VersionCard:
+def _source_of(settings: Settings, directory: Path | None, card: VersionCard) -> ModelSource:
+    if directory is not None:
+        bert = directory / "bert"
+        return ModelSource(card.name, card.version, str(directory / "config.py"), directory / "model.safetensors",
+                           bert if bert.is_dir() else settings.lang_model)  # fmt: skip
+    if not settings.config_file or settings.checkpoint_file is None:
+        raise SettingsError("Nothing to add: name a DIRECTORY, or --config-file, --checkpoint-file and --lang-model")
+    return ModelSource(card.name, card.version, settings.config_file, settings.checkpoint_file, settings.lang_model)
+
+
+def _card_for(directory: Path | None, name: str | None, version: str | None) -> VersionCard:
     given = {key: value for key, value in (("name", name), ("version", version)) if value is not None}
     try:
-        known = read_card(directory).model_dump() if (directory / "card.json").exists() else {"made_by": "by hand"}
+        has_card = directory is not None and (directory / "card.json").exists()
+        known = read_card(directory).model_dump() if has_card else {"made_by": "by hand"}
         return VersionCard.model_validate(known | given)
     except (UnknownVersion, ValueError):
         raise SettingsError(
-            f"{directory} has no usable card.json: give --name and --version (letters, digits, dots, dashes)"
+            f"{directory or 'A checkpoint'} has no usable card.json: give --name and --version "
+            "(letters, digits, dots, dashes)"
         ) from None
 
 

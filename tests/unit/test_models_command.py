@@ -89,13 +89,6 @@ def test_promote_and_rollback(models, registry):
     assert registry.current(3) == registry.base
 
 
-def test_add_registers_a_directory_that_serves_any_project(models, registry, tmp_path):
-    said = models("add", str(version_files(tmp_path, "x")), "--name", "street", "--version", "2")
-    assert "street-2 is registered" in said
-    models("promote", "street-2", "--project", "7")
-    assert registry.current(7).ref == "street-2"
-
-
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -108,9 +101,3 @@ def test_add_registers_a_directory_that_serves_any_project(models, registry, tmp
 def test_what_cannot_be_done_is_said_in_one_sentence(models, arguments, sentence):
     with pytest.raises(GroundcrewError, match=sentence):
         models(*arguments)
-
-
-def test_a_directory_without_a_name_is_refused(models, tmp_path):
-    for more in ([], ["--name", "a/b", "--version", "1"]):
-        with pytest.raises(GroundcrewError, match="give --name and --version"):
-            models("add", str(version_files(tmp_path, "x")), *more)

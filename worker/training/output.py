@@ -58,10 +58,7 @@ def write_version(
     """
     unfinished = target.with_name(target.name + ".part")
     shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    write_config(unfinished / "config.py", config)
-    copy_bert(Path(config.model.language_model.name), unfinished / "bert")
-    write_weights(unfinished / "model.safetensors", state, half=half)
+    write_model(unfinished, config, state, half=half)
     for name in (REPLAY_FILE, RECIPE_FILE):
         if base_directory is not None and (base_directory / name).is_file():
             shutil.copyfile(base_directory / name, unfinished / name)
@@ -70,6 +67,14 @@ def write_version(
     shutil.rmtree(target, ignore_errors=True)
     os.replace(unfinished, target)
     return target
+
+
+def write_model(directory: Path, config: Config, state: Mapping[str, Tensor], *, half: bool) -> None:
+    """What detecting needs: config.py, bert/ and model.safetensors. Arguments and errors as in `write_version`."""
+    directory.mkdir(parents=True)
+    write_config(directory / "config.py", config)
+    copy_bert(Path(config.model.language_model.name), directory / "bert")
+    write_weights(directory / "model.safetensors", state, half=half)
 
 
 def write_config(path: Path, config: Config) -> None:
