@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from types import MappingProxyType
 from typing import Literal
-from xml.etree.ElementTree import Element, ParseError  # nosec B405 - types only: parsing is defusedxml's
+from xml.etree.ElementTree import Element, ParseError  # nosec B405  # types only: parsing is defusedxml's
 
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
-from xml.sax.saxutils import quoteattr  # nosec B406 - writes, never parses
+from xml.sax.saxutils import quoteattr  # nosec B406  # writes, never parses
 
 from contract.labels import LabelMap
 from contract.regions import boxes_to_result, prediction_score

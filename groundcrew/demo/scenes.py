@@ -8,7 +8,7 @@ Example: images = make_images(24); images[0].file.name  # "scene-00.png"
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from xml.sax.saxutils import quoteattr  # nosec B406 - writes, never parses
+from xml.sax.saxutils import quoteattr  # nosec B406  # writes, never parses
 
 from PIL import Image
 

@@ -7,7 +7,7 @@ Example: `load_strictly(model, read_state_dict(Path("epoch_12.pth")))`.
 
 from __future__ import annotations
 
-import pickle  # nosec B403 - for its error class; torch reads with weights_only
+import pickle  # nosec B403  # for its error class; torch reads with weights_only
 import re
 import struct
 from collections.abc import Iterable, Mapping
