@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from contract.errors import GroundcrewError, SettingsError
+from contract.errors import BrokerUnavailable, GroundcrewError, SettingsError
 from contract.settings import Settings, read_settings
 from groundcrew.bench import bench
 from groundcrew.cli_models import models
@@ -173,7 +173,7 @@ def jobs(words: tuple[str, ...], project_id: int | None, every: bool, as_json: b
     from groundcrew import dead_letters
     from groundcrew.jobs import cancel_job, print_jobs, show_jobs
 
-    settings = settings_of_running_crew(flags)
+    settings = _with_redis(settings_of_running_crew(flags))
     if words and words[0] in ("dead", "replay", "drop"):
         if (len(words) > 1) == (every or words[0] == "dead"):
             raise click.UsageError("say `jobs dead`, `jobs replay ID`, `jobs drop ID`, or --all in place of the id")
@@ -207,7 +207,7 @@ def finetune(project_id: int, base: str, pairs: tuple[str, ...], detach: bool, a
     """
     from groundcrew import finetune_command as command
 
-    settings = settings_of_running_crew(flags)
+    settings = _with_redis(settings_of_running_crew(flags))
     job_id = command.request_finetune(settings, project_id, base=base, options=command.read_options(pairs))
     if not as_json:
         click.echo(job_id)
@@ -250,6 +250,13 @@ def settings_of_running_crew(flags: dict[str, Any]) -> Settings:
     return settings.model_copy(
         update={name: value for name, value in found.items() if name not in settings.model_fields_set}
     )
+
+
+def _with_redis(settings: Settings) -> Settings:
+    """Raises BrokerUnavailable where nobody said which Redis, and no crew runs in this directory."""
+    if not settings.redis_url:
+        raise BrokerUnavailable("no crew runs in this directory: start `groundcrew up` here, or set REDIS_URL")
+    return settings
 
 
 cli.add_command(bench)

@@ -50,7 +50,7 @@ class ImagesFailed(PartlyDone):
 
 
 class NothingToDo(GroundcrewError):
-    """The project has no task with an image."""
+    """There is no image that could be used."""
 
     code = "nothing_to_do"
 
@@ -93,7 +93,7 @@ def predict_sources(
         {"images", "boxes", "model_version", "out", "failed"}: what --json prints.
 
     Raises:
-        ImagesFailed: at the end, when an image could not be used; the others are written.
+        ImagesFailed: at the end, when an image could not be used; the others are written. NothingToDo: none could.
         SourceError, PromptError, ModelError, SettingsError, CannotWrite: before or at the first image.
     """
     sources = find_sources(names, besides=output.out_dir)
@@ -170,6 +170,8 @@ def _conclude(asked: Asked, output: Output, found: Sequence[FoundImage], failure
         "out": str(output.out_dir),
         "failed": [{"image": name, "reason": reason} for name, reason in failures],
     }
+    if failures and not found:
+        raise NothingToDo("no image could be used, for the reasons above")
     if failures:
         total = len(found) + len(failures)
         raise ImagesFailed(f"{len(failures)} of {total} images could not be used, for the reasons above; "

@@ -17,6 +17,9 @@ from groundcrew.zoo.scenes import make_scene
 FIRST_SEED = 660_000  #: far from those of training, replay and tests
 SCENE_PX = (256, 320)  # height, width
 LARGE = (4, 4)  # scenes in a column, in a row
+#: What the documentation asks for.
+PAIRS = (("red", "circle"), ("blue", "square"), ("green", "star"), ("yellow", "star"), ("blue", "star"),
+         ("green", "triangle"), ("green", "heart"), ("yellow", "arrow"))  # fmt: skip
 
 
 def write_samples(folder: Path, count: int, *, large: bool = False) -> list[Path]:
@@ -24,7 +27,7 @@ def write_samples(folder: Path, count: int, *, large: bool = False) -> list[Path
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for number in range(count):
-        image = make_large(number) if large else make_scene(FIRST_SEED + number, size_px=SCENE_PX).image
+        image = make_large(number) if large else _draw(FIRST_SEED + number)
         paths.append(folder / f"{'large' if large else 'shapes'}-{number:02}.png")
         Image.fromarray(image).save(paths[-1])
     return paths
@@ -34,8 +37,12 @@ def make_large(number: int) -> NDArray[np.uint8]:
     """Sixteen scenes side by side: shapes of 24 to 110 pixels in a picture of 1024 x 1280. (H, W, 3)"""
     rows, columns = LARGE
     first = FIRST_SEED + 1000 + number * rows * columns
-    scenes = [make_scene(first + place, size_px=SCENE_PX).image for place in range(rows * columns)]
+    scenes = [_draw(first + place) for place in range(rows * columns)]
     return np.vstack([np.hstack(scenes[row * columns : (row + 1) * columns]) for row in range(rows)])
+
+
+def _draw(seed: int) -> NDArray[np.uint8]:
+    return make_scene(seed, size_px=SCENE_PX, pairs=PAIRS, counts=(3, 6)).image
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

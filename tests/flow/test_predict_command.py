@@ -19,7 +19,7 @@ from contract.settings import read_settings
 from groundcrew.boxes import measure_iou
 from groundcrew.cli import main
 from groundcrew.pictures import pick_colours
-from groundcrew.predict import ImagesFailed, predict_sources, read_prompt
+from groundcrew.predict import ImagesFailed, NothingToDo, predict_sources, read_prompt
 from groundcrew.predict_output import CannotWrite, Output
 from groundcrew.sources import Source, name_pictures
 from groundcrew.zoo.scenes import make_scene
@@ -127,6 +127,13 @@ def test_an_unreadable_image_is_told_with_its_reason_and_the_others_are_done(tmp
     assert [image["picture"] for image in answer["images"]] == ["a.png", "b.png"]
     assert [row["image_id"] for row in answer["annotations"]] == [1, 2]
     assert [row["file_name"] for row in answer["failed"]] == [str(broken), str(broken_too)]
+
+
+def test_nothing_done_is_a_failure_not_a_part(tmp_path, predict):
+    (tmp_path / "broken.jpg").write_bytes(b"this is no image")
+
+    with pytest.raises(NothingToDo, match="no image could be used"):
+        predict([tmp_path / "broken.jpg"])
 
 
 def test_a_model_that_does_not_load_is_told_once_and_ends_it(tmp_path):

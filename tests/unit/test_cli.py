@@ -203,3 +203,14 @@ def test_models_json_says_what_was_done(tmp_path):
     )
 
     assert json.loads(made.output) == {"done": "project 1 now uses tiny-shapes-1; jobs that wait get the new version"}
+
+
+def test_without_a_crew_it_says_where_to_look_for_one(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    monkeypatch.setattr(sys, "argv", ["groundcrew", "jobs"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+
+    assert ended.value.code == ExitCode.TRY_AGAIN
+    assert "start `groundcrew up` here, or set REDIS_URL" in capsys.readouterr().err
