@@ -100,14 +100,15 @@ def load_transformers(job: Job, image: NDArray[np.uint8], dtype: torch.dtype) ->
     tokenizer = BertTokenizerFast(vocab_file=str(Path(job.lang_model) / "vocab.txt"))
     processor = GroundingDinoProcessor(GroundingDinoImageProcessor(size=size), tokenizer)
     config = MMGroundingDinoConfig(text_config=BertConfig.from_pretrained(job.lang_model).to_dict())
-    model = MMGroundingDinoForObjectDetection(config).eval().to(job.device, dtype)
+    model = MMGroundingDinoForObjectDetection(config).eval().to(job.device)
 
     @torch.inference_mode()
     def run(names: Sequence[str]) -> Found:
         text = ". ".join(names) + "."
         inputs = processor(images=image, text=text, return_tensors="pt").to(job.device)
-        inputs["pixel_values"] = inputs["pixel_values"].to(dtype)
-        outputs = model(**inputs)
+        # By autocast: a model turned to bfloat16 as a whole fails on its own float32 encodings (transformers 4.57).
+        with torch.autocast(job.device, torch.bfloat16, enabled=dtype == torch.bfloat16):
+            outputs = model(**inputs)
         (found,) = processor.post_process_grounded_object_detection(
             outputs, inputs["input_ids"], threshold=0.3, target_sizes=[image.shape[:2]]
         )

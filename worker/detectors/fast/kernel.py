@@ -9,7 +9,6 @@ Example: `sample(table, pixels, weights, last, row_step, first)`.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -41,7 +40,8 @@ def sample(table: Tensor, pixels: Tensor, weights: Tensor, last: Tensor, row_ste
     Returns:
         (queries, heads * channels of a head) bfloat16.
     """
-    queries, heads, _ = weights.shape
+    queries, heads, points = weights.shape
+    kernel = _compile(heads, points, table.shape[1])
     found = torch.empty(queries, heads * table.shape[1], dtype=torch.bfloat16)
     given = [one.contiguous().numpy() for one in (pixels, weights, last, row_step, first)]
     # NumPy has no bfloat16: the kernel reads its 16 bits as the upper half of a float32.
@@ -49,7 +49,7 @@ def sample(table: Tensor, pixels: Tensor, weights: Tensor, last: Tensor, row_ste
     threads = torch.get_num_threads()
     step = max(1, -(-queries // (PIECES_A_THREAD * threads)))
     pieces = range(0, queries, step)
-    list(_pool(threads).map(lambda begin: _sample_piece(*arrays, begin, min(begin + step, queries)), pieces))
+    list(_pool(threads).map(lambda begin: kernel(*arrays, begin, min(begin + step, queries)), pieces))
     return found
 
 
@@ -70,36 +70,47 @@ def _narrow(value):
     return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
 
 
-@_compiled
-def _sample_piece(table, pixels, weights, last, row_step, first, found, begin, end):
-    """Queries from `begin` to `end`; what numba compiles, so: loops."""
-    heads, points = weights.shape[1:]
-    channels = table.shape[1]
-    sums = np.empty(channels, np.float32)
-    for query in range(begin, end):
-        for head in range(heads):
-            sums[:] = 0
-            for point in range(points):
-                place = head * points + point
-                x = min(max(pixels[query, 0, place], np.float32(-1)), last[0, place])
-                y = min(max(pixels[query, 1, place], np.float32(-1)), last[1, place])
-                left, upper = math.floor(x), math.floor(y)
-                below = np.int64(row_step[place])
-                row = np.int64(first[place]) + np.int64(upper) * below + np.int64(left) * heads
-                right_part, lower_part = np.float32(x - left), np.float32(y - upper)
-                weight = weights[query, head, point]
-                lower_right = weight * right_part * lower_part
-                upper_right = weight * right_part - lower_right
-                lower_left = weight * lower_part - lower_right
-                upper_left = weight - upper_right - lower_left - lower_right
-                corner_1, corner_2 = table[row], table[row + heads]
-                corner_3, corner_4 = table[row + below], table[row + below + heads]
+@functools.cache
+def _compile(heads: int, points: int, channels: int) -> Callable[..., object]:
+    """The kernel for one shape of attention: with constant lengths LLVM makes whole vectors of the inner loops.
+
+    Measured for 4,096 queries on two quiet cores: 3.4 ms, 8.9 with lengths read from the arrays, `embedding_bag` 7.4.
+    """
+
+    def sample_piece(table, pixels, weights, last, row_step, first, found, begin, end):
+        rows, below = np.empty(points, np.int64), np.empty(points, np.int64)
+        right, lower = np.empty(points, np.float32), np.empty(points, np.float32)
+        sums = np.empty(channels, np.float32)
+        for query in range(begin, end):
+            for head in range(heads):
+                for point in range(points):
+                    place = head * points + point
+                    x = min(max(pixels[query, 0, place], np.float32(-1)), last[0, place])
+                    y = min(max(pixels[query, 1, place], np.float32(-1)), last[1, place])
+                    column, line = np.floor(x), np.floor(y)
+                    right[point], lower[point] = x - column, y - line
+                    rows[point] = np.int64(first[place] + line * row_step[place] + column * np.float32(heads))
+                    below[point] = np.int64(row_step[place])
+                sums[:] = 0
+                for point in range(points):
+                    weight = weights[query, head, point]
+                    lower_right = weight * right[point] * lower[point]
+                    upper_right = weight * right[point] - lower_right
+                    lower_left = weight * lower[point] - lower_right
+                    upper_left = weight - upper_right - lower_left - lower_right
+                    # Unsigned, or every access would ask whether the index counts from the end.
+                    corner_1 = np.uint64(rows[point])
+                    corner_2 = corner_1 + np.uint64(heads)
+                    corner_3 = corner_1 + np.uint64(below[point])
+                    corner_4 = corner_3 + np.uint64(heads)
+                    for channel in range(channels):
+                        sums[channel] += (
+                            upper_left * _widen(table[corner_1, channel])
+                            + upper_right * _widen(table[corner_2, channel])
+                            + lower_left * _widen(table[corner_3, channel])
+                            + lower_right * _widen(table[corner_4, channel])
+                        )
                 for channel in range(channels):
-                    sums[channel] += (
-                        upper_left * _widen(corner_1[channel])
-                        + upper_right * _widen(corner_2[channel])
-                        + lower_left * _widen(corner_3[channel])
-                        + lower_right * _widen(corner_4[channel])
-                    )
-            for channel in range(channels):
-                found[query, head * channels + channel] = _narrow(sums[channel])
+                    found[query, head * channels + channel] = _narrow(sums[channel])
+
+    return _compiled(sample_piece)

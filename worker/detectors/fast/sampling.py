@@ -85,7 +85,7 @@ class SamplingGrid:
         if kernel:
             places = (self.last, self.row_step, self.first)
             found = [kernel.sample(*image, *places) for image in zip(table, pixels, weights, strict=True)]
-            return torch.stack(found)
+            return found[0][None] if images == 1 else torch.stack(found)
         pixels = torch.minimum(pixels.clamp_(min=-1), self.last, out=pixels)
         low = pixels.floor()
         fraction = pixels.sub_(low).view(images, queries, 2, self.heads, -1)
