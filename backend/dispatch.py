@@ -9,13 +9,12 @@ Example: `Dispatcher(settings).predict(project, images) -> [[], []]`, and the bo
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
 from backend.models import ProjectModel
 from backend.payloads import TaskImage
+from backend.room import SEATS, Room
 from backend.training import Training
 from contract.agreement_records import AgreementRecords
 from contract.broker import connect_redis, make_celery, send
@@ -49,11 +48,9 @@ log = logging.getLogger(__name__)
 
 Answer = Mapping[str, object] | list[object]  #: one entry of /predict's `results`; [] is "not yet"
 
-SEATS = 24  #: requests that may wait at a time: below the API's 32 threads, so that /health always finds one
 COMPARED_A_MESSAGE = 100  #: annotations
 DIRECT_TASKS = 20  #: up to so many jobs are sent by the request itself, about 1 ms each; more are left to a worker
 EXPAND_AGAIN_S = 60.0  #: when many tasks are still not expanded after this time, their message was lost
-FULL_MEMORY = 0.8  #: of Redis's maxmemory; beyond it Redis kills workers, so new jobs are refused first
 
 
 class Dispatcher:
@@ -63,8 +60,8 @@ class Dispatcher:
         self._settings = settings
         self._redis = connect_redis(settings)
         self._app = make_celery(settings, publish_only=True)
-        self._seats = threading.BoundedSemaphore(seats)
         self.records = JobRecords(self._redis, failed_memory_s=settings.failed_memory_s)
+        self._room = Room(settings, self._redis, self.records, seats=seats)
         self.results = results or Results(self._redis)
         self.projects = Projects(self._redis)
         self.agreement = AgreementRecords(self._redis)
@@ -87,7 +84,7 @@ class Dispatcher:
 
     def predict(self, project: ProjectModel, images: Sequence[TaskImage], config_id: str) -> list[Answer]:
         """One answer a task, in order."""
-        self._check_room(len(images), project.project_id)
+        self._room.check(len(images), project.project_id)
         usable = self._fail_unusable(project, images, config_id)
         if not self._settings.can_write_back:
             return self._predict_sync(project, images, usable, config_id)
@@ -98,7 +95,7 @@ class Dispatcher:
 
     def predict_new(self, project: ProjectModel, images: Sequence[TaskImage], config_id: str) -> None:
         """Tasks that were just created, with nobody waiting. Without a token boxes are kept until asked for."""
-        self._check_room(len(images), project.project_id)
+        self._room.check(len(images), project.project_id)
         delivery: Delivery = "write" if self._settings.can_write_back else "hold"
         self._predict_later(project, self._fail_unusable(project, images, config_id), config_id, delivery)
 
@@ -106,13 +103,13 @@ class Dispatcher:
         self, project: ProjectModel, image: TaskImage, config_id: str, prompt: InteractivePrompt
     ) -> Mapping[str, object]:
         """Boxes for what someone typed; nothing is stored. Raises PredictionFailed, PredictionLate."""
-        self._check_room(1, project.project_id)
+        self._room.check(1, project.project_id)
         asked = Asked(prompts=prompt.prompts, labels=prompt.labels, score_threshold=prompt.score_threshold)
         wait_s = self._settings.sync_wait_s
         job = self._job(project, image, config_id, "answer").model_copy(
             update={"id": f"i-{new_run()}", "asked": asked, "expires_at_s": time.time() + wait_s}
         )
-        with self._seat() as seated:
+        with self._room.seat() as seated:
             if not seated:
                 raise QueueFull("too many requests are waiting for boxes already; ask again in a moment")
             self._send(*self.records.admit([job]))
@@ -142,7 +139,7 @@ class Dispatcher:
         running = self._admit_or_join(job)
         if running is None:
             return []
-        with self._seat() as seated:
+        with self._room.seat() as seated:
             prediction = self.results.wait(running, self._settings.predict_wait_s if seated else 0)
         if prediction is None:
             self._leave_to_writer(running)
@@ -214,7 +211,7 @@ class Dispatcher:
         return [*admitted, *joined]
 
     def _wait_for_all(self, jobs: Sequence[PredictJob]) -> dict[int, Prediction]:
-        with self._seat() as seated:
+        with self._room.seat() as seated:
             end = time.monotonic() + (self._settings.sync_wait_s if seated else 0)
             waited = {job.task_id: self.results.wait(job, end - time.monotonic()) for job in jobs}
         return {task_id: prediction for task_id, prediction in waited.items() if prediction is not None}
@@ -282,24 +279,3 @@ class Dispatcher:
         for job in jobs:
             with about(**facts_of(job)):
                 log.info("sent %s", job.name)
-
-    @contextmanager
-    def _seat(self) -> Iterator[bool]:
-        """Whether this request may wait."""
-        seated = self._seats.acquire(blocking=False)
-        try:
-            yield seated
-        finally:
-            if seated:
-                self._seats.release()
-
-    def _check_room(self, new_jobs: int, project_id: int) -> None:
-        limit = self._settings.max_waiting_per_project
-        if self.records.counts(project_id)["queued"] + new_jobs > limit:
-            raise QueueFull(f"MAX_WAITING_PER_PROJECT={limit} jobs of project {project_id} are waiting; ask later")
-        if self.records.open_count() + new_jobs > self._settings.queue_limit:
-            raise QueueFull(f"QUEUE_LIMIT={self._settings.queue_limit} jobs are waiting; start more workers, or wait")
-        memory = self._redis.info("memory")
-        limit_bytes = int(memory.get("maxmemory", 0))
-        if limit_bytes and int(memory["used_memory"]) > FULL_MEMORY * limit_bytes:
-            raise QueueFull(f"Redis uses over {FULL_MEMORY:.0%} of its maxmemory; raise it, or wait for workers")
