@@ -51,6 +51,7 @@ def make_config(bert: Path) -> Config:
     config.model.encoder.layer_cfg.ffn_cfg.feedforward_channels = 64
     config.model.num_queries = 80
     config.model.test_cfg.max_per_img = 100
+    config.pop("test_dataloader")  # its pipeline would go before the small one
     config.test_pipeline = PIPELINE
     return config
 
