@@ -216,7 +216,7 @@ def test_an_image_that_cannot_be_used_costs_only_its_task(sdk, project, export, 
     assert dataset.images[2].boxes == (LabelledBox(12.0, 16.0, 24.0, 32.0, 1),)
     reasons = {task.task_id: task.reason for task in dataset.skipped}
     assert "image" in reasons[tasks[2]]
-    assert "127.0.0.1:9 did not deliver" in reasons[tasks[4]]
+    assert "not fetched from port 9" in reasons[tasks[4]]
 
 
 @pytest.mark.parametrize(

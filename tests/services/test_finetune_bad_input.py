@@ -158,7 +158,7 @@ def test_a_few_unreadable_images_and_a_label_without_boxes_are_counted_and_the_r
     assert record["state"] == "done", record
     assert "2 of 8 annotated tasks were left out, 2 of them because" in record["warnings"]
     assert 'no box of "red kite": it is not learned' in record["warnings"]
-    assert " ".join(registry.card(record["version"]).warnings) in record["warnings"].replace(";", "")
+    assert all(warning in record["warnings"] for warning in registry.card(record["version"]).warnings)
     assert registry.card(record["version"]).counts["skipped_tasks"] == 2
 
 

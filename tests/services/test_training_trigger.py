@@ -113,7 +113,7 @@ def test_a_start_without_a_project_is_refused(settings: Settings, worker: HandWo
 def test_by_default_annotations_start_nothing(settings: Settings, worker: HandWorker) -> None:
     for _ in range(5):
         assert tell(api(settings), CREATED) == "recorded"
-    assert worker.delayed.count() == worker.waiting() == 0
+    assert (worker.delayed.count(), sent(worker)) == (0, [])
 
 
 def test_a_fine_tune_starts_after_so_many_new_or_changed_annotations(settings: Settings, worker: HandWorker,
