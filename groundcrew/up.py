@@ -175,8 +175,10 @@ def _only_one() -> Iterator[None]:
 
 
 def _write_state(settings: Settings, url: str) -> None:
-    STATE_FILE.touch(mode=0o600)
-    STATE_FILE.write_text(json.dumps({"redis_url": settings.redis_url, "api_url": url}) + "\n", encoding="utf-8")
+    beside = STATE_FILE.with_suffix(".part")
+    beside.touch(mode=0o600)
+    beside.write_text(json.dumps({"redis_url": settings.redis_url, "api_url": url}) + "\n", encoding="utf-8")
+    beside.replace(STATE_FILE)  # whole, for whoever reads it this moment
 
 
 def _answers(url: str) -> bool:
