@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from backend.annotations import read_ids, read_submitted
+from backend.annotations import LIMIT_ID, id_or_zero, read_ids, read_submitted
 from contract.errors import PayloadError
 from contract.jobs import Submitted
 from contract.labels import LabelMap
@@ -23,7 +23,6 @@ LIMIT_TASKS = 200_000  #: Label Studio sends a whole selection in one call
 LIMIT_ADDRESS_CHARS = 16_384  #: of an image's address; presigned URLs are about 2,000. data: URIs have no such limit
 LIMIT_ANNOTATIONS = 200_000  #: in one event
 LIMIT_DEPTH = 64  #: of lists and objects in each other; Label Studio's own go about ten deep
-LIMIT_ID = 2**63 - 1
 LIMIT_DIGITS = 20  #: of a whole number
 
 Json = Mapping[str, object]
@@ -159,7 +158,7 @@ def read_webhook(body: Json) -> Event:
         known = project if isinstance(project, Mapping) else {}
         submitted = body.get("annotation")
         return Event(
-            action, project_id=_id_or_zero(known.get("id")), annotations=_count_annotations(submitted),
+            action, project_id=id_or_zero(known.get("id")), annotations=_count_annotations(submitted),
             submitted=read_submitted(submitted), deleted_annotations=read_ids(body.get("annotations")),
         )  # fmt: skip
     project = _object(project, "project")
@@ -238,7 +237,7 @@ def _read_task(task: object, place: str, may_lack_id: bool) -> Task:
     task_id = fields.get("id")
     if not (task_id is None and may_lack_id):
         task_id = _identifier(task_id, f"{place}.id")
-    return Task(_id_or_zero(task_id), _object(fields.get("data") or {}, f"{place}.data"), place)
+    return Task(id_or_zero(task_id), _object(fields.get("data") or {}, f"{place}.data"), place)
 
 
 def _project_id(value: object, field: str) -> int:
@@ -255,10 +254,6 @@ def _identifier(value: object, field: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= LIMIT_ID:
         raise PayloadError(field, f"is {_kind(value)}; it must be an id, a whole number from 1 up")
     return value
-
-
-def _id_or_zero(value: object) -> int:
-    return value if isinstance(value, int) and 0 < value <= LIMIT_ID else 0
 
 
 def _text(fields: Json, name: str, field: str) -> str:
