@@ -16,6 +16,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from contract.errors import CheckpointRefused, RegistryError
@@ -97,30 +98,32 @@ def _fill(source: Path, target: Path, card: bytes, disk: Disk) -> None:
 
 def replace_file(path: Path, body: bytes, disk: Disk) -> None:
     """The old content or the new, whatever happens meanwhile. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{UNFINISHED}{path.name}-{secrets.token_hex(4)}")
-    try:
-        disk.write(beside, body)
+    with _written_beside(path, body, disk) as beside:
         disk.rename(beside, path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
     disk.sync_folder(path.parent)
 
 
 def create_file(path: Path, body: bytes, disk: Disk) -> bool:
     """The whole content under a new name; False, and nothing is changed, where the name is taken. Raises OSError."""
+    try:
+        with _written_beside(path, body, disk) as beside:
+            disk.link(beside, path)
+    except FileExistsError:
+        return False
+    disk.sync_folder(path.parent)
+    return True
+
+
+@contextmanager
+def _written_beside(path: Path, body: bytes, disk: Disk) -> Iterator[Path]:
+    """The whole content in a file of its own in the same folder; what is left of it afterwards goes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{UNFINISHED}{path.name}-{secrets.token_hex(4)}")
     try:
         disk.write(beside, body)
-        disk.link(beside, path)
-    except FileExistsError:
-        return False
+        yield beside
     finally:
         beside.unlink(missing_ok=True)
-    disk.sync_folder(path.parent)
-    return True
 
 
 def list_files(source: Path) -> list[str]:

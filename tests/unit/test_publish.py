@@ -8,7 +8,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from contract.errors import CheckpointRefused, RegistryError
-from contract.publish import SWEEP_AFTER_S, find_damage
+from contract.publish import SWEEP_AFTER_S, Disk, create_file, find_damage, replace_file
 from contract.registry import Registry
 from contract.settings import read_settings
 from contract.stores import FolderStore, RemoteStore
@@ -280,3 +280,19 @@ def test_a_remote_project_has_its_current_version_and_goes_on_with_it_while_the_
     # then a process that knew nothing says so
     with pytest.raises(RegistryError, match="cannot be read"):
         registry_in(cloud, tmp_path / "cache").current(3)
+
+
+def test_a_file_that_could_not_take_its_name_leaves_nothing_beside(tmp_path):
+    # given
+    pointer = tmp_path / "current.json"
+    assert create_file(pointer, b"old", Disk())
+    pointer.with_name("folder").mkdir()
+
+    # when the name is taken, or cannot be replaced
+    assert not create_file(pointer, b"new", Disk())
+    with pytest.raises(IsADirectoryError):
+        replace_file(pointer.with_name("folder"), b"new", Disk())
+
+    # then
+    assert pointer.read_bytes() == b"old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["current.json", "folder"]
