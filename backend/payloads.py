@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from backend.annotations import LIMIT_ID, id_or_zero, read_ids, read_submitted
+from backend.annotations import id_or_zero, read_ids, read_submitted
 from contract.errors import PayloadError
 from contract.jobs import Submitted
 from contract.labels import LabelMap
@@ -251,9 +251,10 @@ def _project_id(value: object, field: str) -> int:
 def _identifier(value: object, field: str) -> int:
     if value is None:
         raise PayloadError(field, "is missing; send the id that Label Studio gave it")
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= LIMIT_ID:
+    found = id_or_zero(value)
+    if not found:
         raise PayloadError(field, f"is {_kind(value)}; it must be an id, a whole number from 1 up")
-    return value
+    return found
 
 
 def _text(fields: Json, name: str, field: str) -> str:
