@@ -6,7 +6,6 @@ Example: `groundcrew_jobs{project="1",state="queued"} 259.0`
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -15,15 +14,15 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 
 from backend.dispatch import Dispatcher
 from backend.watch import Watch
-from contract.broker import all_queues
+from contract.broker import UNACKED_KEY
 from contract.dead_letters import TIMES as DEAD_LETTERS
 from contract.delayed import KEY as DELAYED
 from contract.finetune import OPEN_KEY as OPEN_FINETUNES
 from contract.jobs import EXPAND_QUEUE, WRITE_QUEUE
 from contract.leases import is_held
+from contract.queue_facts import queue_facts
 from contract.status import OPEN_KEY
 
-UNACKED_KEY = "unacked"  #: kombu's hash of messages that some process holds
 OLDEST_LOOKED_AT = 1000  #: open jobs; a project with none among the oldest has nothing that is stuck
 
 
@@ -31,9 +30,10 @@ class Gauges:
     """One scrape. collect() raises redis.RedisError."""
 
     def __init__(self, watch: Watch, dispatcher: Dispatcher) -> None:
-        self._redis, self._shards = watch.client, watch.shards
+        self._redis = watch.client
         self._processes = watch.processes()
-        self._depths = watch.queues()
+        self._queues = queue_facts(watch.client, watch.shards)
+        self._depths = {queue.name: float(queue.depth) for queue in self._queues}
         self._counts = {
             str(project.project_id): dispatcher.records.counts(project.project_id)
             for project in dispatcher.projects.list()
@@ -58,12 +58,7 @@ class Gauges:
         yield from self._memory()
 
     def _ages(self) -> dict[str, float]:
-        queues = all_queues(self._shards)
-        with self._redis.pipeline(transaction=False) as pipe:
-            for queue in queues:
-                pipe.lindex(queue, -1)  # messages leave from this end
-            oldest = pipe.execute()
-        return {queue: _age_s(raw) for queue, raw in zip(queues, oldest, strict=True)}
+        return {queue.name: queue.oldest_s or 0.0 for queue in self._queues}
 
     def _jobs(self) -> Metric:
         text = "Jobs now queued, running, writing; done, failed, cancelled since the project was first seen."
@@ -129,12 +124,3 @@ def _family(name: str, text: str, labels: list[str], values: Mapping[str, float]
     for label, value in values.items():
         family.add_metric([label], value)
     return family
-
-
-def _age_s(raw: object) -> float:
-    """0 for an empty queue, and for a message without a time."""
-    headers = json.loads(str(raw))["headers"] if raw is not None else {}
-    sent_at_s = headers.get("sent_at_s")
-    return max(0.0, time.time() - float(sent_at_s)) if sent_at_s is not None else 0.0
-
-

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import redis
 
-from contract.broker import connect_redis, queue_depths
+from contract.broker import connect_redis
 from contract.heartbeats import alive
 from contract.meters import TALLY
 from contract.settings import Settings
@@ -51,10 +51,6 @@ class Watch:
             return {"redis": "up", "open_jobs": int(self._redis.zcard(OPEN_KEY)), "write_back": write_back}
         except redis.RedisError as error:
             return {"redis": f"down ({type(error).__name__})", "write_back": write_back}
-
-    def queues(self) -> dict[str, int]:
-        """Waiting messages of each queue."""
-        return queue_depths(self._redis, self._settings.queue_shards)
 
     def processes(self) -> list[dict[str, object]]:
         """Workers and writers that are alive."""

@@ -22,7 +22,7 @@ import redis
 import requests
 from PIL import Image
 
-from contract.broker import connect_redis, queue_depths
+from contract.broker import UNACKED_KEY, connect_redis, queue_depths
 from contract.delayed import Delayed
 from contract.heartbeats import alive
 from contract.settings import Settings, read_settings, to_environment
@@ -247,7 +247,8 @@ class Site:
     def is_settled(self) -> bool:
         """Whether nothing is open, queued, held or delayed any more."""
         waiting = sum(queue_depths(self.client, self.settings.queue_shards).values())
-        return not (waiting or self.records.open_count() or Delayed(self.client).count() or self.client.hlen("unacked"))
+        held = self.client.hlen(UNACKED_KEY)
+        return not (waiting or held or self.records.open_count() or Delayed(self.client).count())
 
     def wait_settled(self, deadline_s: float) -> None:
         wait_until(self.is_settled, deadline_s, "everything to settle", self.log_tails)

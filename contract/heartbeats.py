@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import redis
 
 from contract.meters import TALLY
+from contract.rounds import Rounds
 
 log = logging.getLogger(__name__)
 
@@ -58,16 +58,13 @@ class Heartbeat:
                  holds: Callable[[], list[str]] = _nothing, alive_file: Path | None = None) -> None:  # fmt: skip
         self._redis, self._name, self._facts, self._holds = client, name, facts, holds
         self._alive_file = alive_file
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="heartbeat", daemon=True)
+        self._rounds = Rounds("heartbeat", self._try, every_s=BEAT_EVERY_S, at_once=True)
 
     def start(self) -> None:
-        self._thread.start()
+        self._rounds.start()
 
     def stop(self) -> None:
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        self._rounds.stop()
         self._redis.delete(f"gc:alive:{self._name}", _held(self._name))
         TALLY.push(self._redis)
 
@@ -85,13 +82,10 @@ class Heartbeat:
     def _body(self) -> str:
         return json.dumps({"name": self._name, "beat_s": time.time(), **self._facts()})
 
-    def _loop(self) -> None:
-        while True:
-            try:
-                self._beat()
-            except redis.RedisError as error:
-                log.debug("no heartbeat: %s", error)
-            except Exception:  # without a beat its work is given to others, so it has to go on whatever a fact says
-                log.exception("no heartbeat")
-            if self._stop.wait(BEAT_EVERY_S):
-                return
+    def _try(self) -> None:
+        try:
+            self._beat()
+        except redis.RedisError as error:
+            log.debug("no heartbeat: %s", error)
+        except Exception:  # without a beat its work is given to others, so it has to go on whatever a fact says
+            log.exception("no heartbeat")

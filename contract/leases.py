@@ -28,7 +28,7 @@ class Lease:
     """One process's claim on `key`. Methods raise redis.RedisError when Redis does not answer."""
 
     def __init__(self, client: redis.Redis, key: str, ttl_s: float = TTL_S) -> None:
-        self._redis, self._key, self._ttl_s = client, _lease(key), ttl_s
+        self._redis, self._key, self._ttl_s = client, lease_key(key), ttl_s
         self._owner = secrets.token_hex(8)
         self._renew = client.register_script(_RENEW)
         self._release = client.register_script(_RELEASE)
@@ -76,8 +76,9 @@ class Lease:
 
 def is_held(client: redis.Redis, key: str) -> bool:
     """Whether some process holds the lease."""
-    return bool(client.exists(_lease(key)))
+    return bool(client.exists(lease_key(key)))
 
 
-def _lease(key: str) -> str:
+def lease_key(key: str) -> str:
+    """Where Redis holds it."""
     return f"gc:lease:{key}"

@@ -1,6 +1,6 @@
 """How long each queue is, and how long its oldest message has waited.
 
-Called by: backend.ui. Must not import: Celery, Flask.
+Called by: backend.ui, backend.gauges. Must not import: Celery, Flask.
 Example: `queue_facts(client, shards=8)[0].oldest_s` -> 12.5
 """
 
@@ -35,12 +35,14 @@ def queue_facts(client: redis.Redis, shards: int) -> list[QueueFacts]:
     return [QueueFacts(name, int(found[2 * at]), _age_s(found[2 * at + 1], now)) for at, name in enumerate(names)]
 
 
-_MOMENTS = ("enqueued_at_s", "requested_at_s")  #: of contract.jobs; other messages wait too briefly to say
+_MOMENTS = ("enqueued_at_s", "requested_at_s")  #: of contract.jobs: since when, however often it was sent
 
 
 def _age_s(message: object, now_s: float) -> float | None:
+    """What the job says; the time of sending for jobs that say nothing (contract.envelopes)."""
     if message is None:
         return None
-    job = json.loads(json.loads(str(message))["body"])[1]["job"]
-    moments = [float(job[name]) for name in _MOMENTS if name in job]
-    return max(0.0, now_s - moments[0]) if moments else None
+    parts = json.loads(str(message))
+    job = json.loads(parts["body"])[1]["job"] if "body" in parts else {}
+    moments = [*(job[name] for name in _MOMENTS if name in job), parts["headers"].get("sent_at_s")]
+    return None if moments[0] is None else max(0.0, now_s - float(moments[0]))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -24,6 +23,7 @@ from contract.jobs import NotifyJob
 from contract.leases import Lease
 from contract.projects import ProjectFacts, Projects
 from contract.registry import Registry
+from contract.rounds import Rounds
 from contract.status import OPEN, STATES, JobRecords
 
 log = logging.getLogger(__name__)
@@ -45,26 +45,22 @@ class Notices:
         self._projects, self._finetunes = Projects(client), FinetuneRecords(client)
         self._records = JobRecords(client, failed_memory_s=0)
         self._lease = Lease(client, "notices", ttl_s=5 * LOOK_EVERY_S)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="notices", daemon=True)
+        self._rounds = Rounds("notices", self._try, every_s=LOOK_EVERY_S)
 
     def start(self) -> None:
-        self._thread.start()
+        self._rounds.start()
 
     def stop(self) -> None:
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        self._rounds.stop()
 
-    def _loop(self) -> None:
-        while not self._stop.wait(LOOK_EVERY_S):
-            try:
-                if self._lease.renew() or self._lease.acquire():
-                    self.look()
-            except (redis.RedisError, BrokerUnavailable) as error:
-                log.warning("Redis does not answer (%s); notifications wait", type(error).__name__)
-            except GroundcrewError as error:
-                log.warning("notifications wait: %s", error.message)
+    def _try(self) -> None:
+        try:
+            if self._lease.renew() or self._lease.acquire():
+                self.look()
+        except (redis.RedisError, BrokerUnavailable) as error:
+            log.warning("Redis does not answer (%s); notifications wait", type(error).__name__)
+        except GroundcrewError as error:
+            log.warning("notifications wait: %s", error.message)
 
     def look(self) -> None:
         """Tell what is new."""

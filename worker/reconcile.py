@@ -10,25 +10,24 @@ from __future__ import annotations
 
 import logging
 import re
-import secrets
-import threading
 import time
 from collections.abc import Iterable, Iterator
 
 import redis
 
-from contract.broker import all_queues
+from contract.broker import UNACKED_KEY, all_queues
 from contract.errors import BrokerUnavailable, UnknownJob
 from contract.finetune import FinetuneRecords
 from contract.jobs import PredictJob
-from contract.leases import is_held
+from contract.leases import Lease, is_held
+from contract.rounds import Rounds
 from worker.tasks import Crew
-from worker.unclaimed import UNACKED_KEY, Unclaimed
+from worker.unclaimed import Unclaimed
 
 log = logging.getLogger(__name__)
 
-LEADER_KEY = "gc:leader"
-LEADER_TTL_S = 10
+LEADER = "leader"  #: the lease
+LEADER_TTL_S = 10.0
 PUMP_EVERY_S = 0.5
 GIVE_BACK_EVERY_S = 3.0
 COMPARE_EVERY_S = 10.0
@@ -49,40 +48,35 @@ class Reconciler:
         self._missing_for_s = missing_for_s
         self._redis = client
         self._finetunes = FinetuneRecords(client)
-        self._me = secrets.token_hex(8)
-        self._stop = threading.Event()
+        self._lease = Lease(client, LEADER, LEADER_TTL_S)
         self._unclaimed = Unclaimed(crew.app, client)
         self._give_back_at_s = self._compare_at_s = 0.0
-        self._thread = threading.Thread(target=self._loop, name="reconcile", daemon=True)
+        self._rounds = Rounds("reconcile", self._try, every_s=PUMP_EVERY_S)
 
     def start(self) -> None:
-        self._thread.start()
+        self._rounds.start()
 
     def stop(self) -> None:
-        self._stop.set()
-        self._thread.join()
-        if self._is_leader():
-            self._redis.delete(LEADER_KEY)
+        self._rounds.stop()
+        self._lease.release()
 
-    def _loop(self) -> None:
-        while not self._stop.wait(PUMP_EVERY_S):
-            try:
-                if self._lead():
-                    self._round()
-            except (redis.RedisError, BrokerUnavailable) as error:
-                log.warning("Redis does not answer (%s); trying again", type(error).__name__)
-                self._unclaimed.forget()  # nobody could say what he has in hand
-            except Exception:  # a leader that stops would leave everybody waiting
-                log.exception("a round of the reconciler failed; trying again")
+    def _try(self) -> None:
+        try:
+            if self._lead():
+                self._round()
+        except (redis.RedisError, BrokerUnavailable) as error:
+            log.warning("Redis does not answer (%s); trying again", type(error).__name__)
+            self._unclaimed.forget()  # nobody could say what he has in hand
+        except Exception:  # a leader that stops would leave everybody waiting
+            log.exception("a round of the reconciler failed; trying again")
 
     def _lead(self) -> bool:
-        if self._redis.set(LEADER_KEY, self._me, nx=True, ex=LEADER_TTL_S):
+        if self._lease.renew():
+            return True
+        if self._lease.acquire():
             log.info("this process now sends delayed and lost messages")
             return True
-        return self._is_leader() and bool(self._redis.expire(LEADER_KEY, LEADER_TTL_S))
-
-    def _is_leader(self) -> bool:
-        return self._redis.get(LEADER_KEY) == self._me
+        return False
 
     def _round(self) -> None:
         self.send_due()

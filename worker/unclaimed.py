@@ -13,11 +13,11 @@ import time
 import redis
 from celery import Celery
 
+from contract.broker import UNACKED_KEY
 from contract.heartbeats import held
 
 log = logging.getLogger(__name__)
 
-UNACKED_KEY = "unacked"  #: kombu's hash of messages that some worker holds, by delivery tag
 GIVE_BACK_AFTER_S = 9.0  #: three beats: longer than the first beat after a message was taken may be late
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from contract.broker import make_celery, queue_depths
+from contract.broker import UNACKED_KEY, make_celery, queue_depths
 from contract.delayed import Delayed
 from contract.errors import LabelStudioRefused, Poison, UnknownJob
 from contract.jobs import WRITE_QUEUE, bulk_queue
@@ -14,7 +14,7 @@ from contract.status import JobRecords
 from groundcrew.dead_letters import drop_dead, list_dead, replay_dead
 from tests.fakes.jobs import predict_job, write_job
 from worker.tasks import DEATHS_OF_POISON, Crew, predict
-from worker.unclaimed import UNACKED_KEY, Unclaimed
+from worker.unclaimed import Unclaimed
 
 QUEUE = bulk_queue(1, 8)
 

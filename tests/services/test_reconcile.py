@@ -7,11 +7,12 @@ import pytest
 from contract.broker import make_celery, queue_depths
 from contract.delayed import Delayed
 from contract.jobs import WRITE_QUEUE, bulk_queue
+from contract.leases import lease_key
 from contract.results import Results
 from contract.settings import read_settings
 from contract.status import JobRecords
 from tests.fakes.jobs import predict_job, write_job
-from worker.reconcile import LEADER_KEY, Reconciler
+from worker.reconcile import LEADER, Reconciler
 from worker.tasks import Crew
 
 QUEUE = bulk_queue(1, 8)
@@ -103,17 +104,17 @@ def test_delayed_jobs_are_sent_when_due_and_only_then(crew, client, reconciler):
 def test_one_leads_and_the_next_takes_over_when_it_stops(crew, client):
     first, second = Reconciler(crew, client), Reconciler(crew, client)
     first.start()
-    wait_for(lambda: client.get(LEADER_KEY) is not None)
-    leader = client.get(LEADER_KEY)
+    wait_for(lambda: client.get(lease_key(LEADER)) is not None)
+    leader = client.get(lease_key(LEADER))
     second.start()
     crew.delayed.add(write_job(1), after_s=-1)
     wait_for(lambda: client.llen(WRITE_QUEUE) == 1)
-    assert client.get(LEADER_KEY) == leader
+    assert client.get(lease_key(LEADER)) == leader
     first.stop()
     crew.delayed.add(write_job(2), after_s=-1)
     wait_for(lambda: client.llen(WRITE_QUEUE) == 2)
     second.stop()
-    assert client.get(LEADER_KEY) is None
+    assert client.get(lease_key(LEADER)) is None
 
 
 def wait_for(condition, deadline_s=30):

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from contract.broker import UNACKED_KEY
 from contract.envelopes import enclose
 from contract.heartbeats import alive
 from contract.jobs import bulk_queue
@@ -13,7 +14,6 @@ from groundcrew.dead_letters import list_dead
 from tests.fakes.jobs import predict_job
 from tests.services.machine import REPOSITORY
 from tests.services.waiting import wait_until
-from worker.unclaimed import UNACKED_KEY
 
 
 @pytest.fixture(scope="module")
