@@ -12,12 +12,9 @@ from pathlib import Path
 import pytest
 import redis
 from playwright.sync_api import Browser, Page, Playwright, sync_playwright
-from redis.backoff import ConstantBackoff
-from redis.retry import Retry
 
 from contract.broker import connect_redis
 from contract.settings import read_settings
-from groundcrew.child import Child, free_port
 from groundcrew.crew import Crew
 from groundcrew.label_studio.client import LabelStudioClient
 from groundcrew.label_studio.login import make_access_token
@@ -27,6 +24,7 @@ from tests.fakes.showcase import SHELF, Showcase
 from tests.fakes.stub_backend import StubBackend
 from tests.services.machine import REPOSITORY, absent
 from tests.services.pages import LabelStudioPages
+from tests.services.redis_servers import serve_redis
 from tests.services.status_site import Site, open_tab, serve
 
 #: No sandbox: CI runs as root. The rest keeps the browser from talking to anyone but Label Studio.
@@ -39,19 +37,8 @@ CHROMIUM_FLAGS = [
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Redis server of its own on a free port; empty at the start, gone at the end."""
-    program = shutil.which("redis-server") or absent("redis-server")
-    folder = tmp_path_factory.mktemp("redis")
-    # Port 0 would mean "no TCP port" to Redis, so a free one is looked up first.
-    port = free_port()
-    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
-    server = Child.start(command, log_path=folder / "redis.log")
-    url = f"redis://127.0.0.1:{port}/0"
-    try:
-        with redis.Redis.from_url(url, retry=Retry(ConstantBackoff(0.1), 100)) as client:
-            client.ping()
+    with serve_redis(tmp_path_factory.mktemp("redis")) as url:
         yield url
-    finally:
-        server.stop()
 
 
 @pytest.fixture

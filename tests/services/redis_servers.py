@@ -1,6 +1,6 @@
-"""Redis as others run it: behind TLS, and as a master with a replica that sentinels watch. All on loopback.
+"""Redis for a test: alone, behind TLS, or as a master with a replica that sentinels watch. All on loopback.
 
-Called by: tests/services/test_redis_places.py. Must not import: backend, worker.
+Called by: tests/services. Must not import: backend, worker.
 Example: with RedisServer.start(folder, "--requirepass", "pw") as server: server.port
 """
 
@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
 import redis
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
 
 from groundcrew.child import Child, free_port
 from tests.services.machine import absent
@@ -52,6 +56,16 @@ class RedisServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.child.stop()
+
+
+@contextmanager
+def serve_redis(folder: Path, password: str = "") -> Iterator[str]:
+    """The address of a server that answers; it ends with the block."""
+    with RedisServer.start(folder, *(["--requirepass", password] if password else [])) as server:
+        url = f"redis://{f':{password}@' if password else ''}127.0.0.1:{server.port}/0"
+        with redis.Redis.from_url(url, retry=Retry(ConstantBackoff(0.1), 100)) as client:
+            client.ping()
+        yield url
 
 
 class Certificates(NamedTuple):

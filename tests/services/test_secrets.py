@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-import shutil
 import threading
 import time
 import urllib.error
@@ -21,15 +20,12 @@ from typing import Any
 
 import pytest
 import redis
-from redis.backoff import ConstantBackoff
-from redis.retry import Retry
 
-from groundcrew.child import Child, free_port
 from groundcrew.crew import Crew
 from groundcrew.label_studio.client import LabelStudioClient
 from groundcrew.label_studio.server import LabelStudioServer
 from tests.fakes.recorded import recorded
-from tests.services.machine import absent
+from tests.services.redis_servers import serve_redis
 
 REDIS_PASSWORD = "mark-redis-password"
 BASIC_PASSWORD = "mark-basic-password"
@@ -43,17 +39,8 @@ LABELS = """<View><Image name="image" value="$image"/><RectangleLabels name="lab
 
 @pytest.fixture(scope="module")
 def guarded_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    program = shutil.which("redis-server") or absent("redis-server")
-    folder, port = tmp_path_factory.mktemp("guarded-redis"), free_port()
-    server = Child.start([program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder),
-                          "--requirepass", REDIS_PASSWORD], log_path=folder / "redis.log")  # fmt: skip
-    url = f"redis://:{REDIS_PASSWORD}@127.0.0.1:{port}/0"
-    try:
-        with redis.Redis.from_url(url, retry=Retry(ConstantBackoff(0.1), 100)) as client:
-            client.ping()
+    with serve_redis(tmp_path_factory.mktemp("guarded-redis"), REDIS_PASSWORD) as url:
         yield url
-    finally:
-        server.stop()
 
 
 class Wire:
