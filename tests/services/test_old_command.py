@@ -1,6 +1,6 @@
 """The older template's command with the real label-studio-ml 1.0.9, in an environment that cannot hold our packages.
 
-Called by: pytest. The mapping of its arguments is tested in tests/unit/test_old_command.py.
+Called by: pytest. The mapping of its arguments is tested in tests/unit/test_old_arguments.py.
 Must not import: backend, worker.
 Example: .venv/bin/python -m pytest tests/services/test_old_command.py
 """

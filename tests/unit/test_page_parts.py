@@ -1,7 +1,7 @@
 """Parts of the status page that need no service: words, figures of cards, plots.
 
 Run by: pytest. Must not import: worker.
-Example: pytest tests/unit/test_status_page.py
+Example: pytest tests/unit/test_page_parts.py
 """
 
 from __future__ import annotations
