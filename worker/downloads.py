@@ -7,7 +7,6 @@ Example: `Downloader(HostRules.of(settings), timeout_s=30, limit_bytes=2**26).ge
 
 from __future__ import annotations
 
-import socket
 import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -17,6 +16,7 @@ import httpcore
 import httpx
 
 from contract.errors import ImageForbidden, ImageNotFound, ImageTooLarge, ImageUnavailable, ImageUnreadable
+from worker.dns import look_up
 from worker.hosts import HostRules, Place
 
 CONNECT_TIMEOUT_S = 5.0
@@ -180,12 +180,11 @@ def _left_s(timeout_s: float | None) -> float:
 
 
 def _resolve(host: str, port: int) -> list[str]:
-    """Every IP address of the name, in the order in which the system would try them."""
+    """Within the time of the whole download, not that of a connection: a lost question is asked again after 5 s."""
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        return look_up(host, port, _left_s(None))
     except (OSError, UnicodeError) as error:
         raise httpcore.ConnectError(f"{host} has no address") from error
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
 def parse_url(address: str) -> httpx.URL:

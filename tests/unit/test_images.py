@@ -68,8 +68,9 @@ def test_an_animation_gives_its_first_frame():
 
 
 def test_too_many_pixels_are_refused_before_decoding():
-    with pytest.raises(ImageTooLarge, match="1001 x 1000 pixels, more than IMAGE_LIMIT_PX=1000000"):
-        decode(encode(Image.new("1", (1001, 1000))))
+    for data in (encode(Image.new("1", (1001, 1000))), png(1001, 1000, b"no pixels that could be decoded")):
+        with pytest.raises(ImageTooLarge, match="1001 x 1000 pixels, more than IMAGE_LIMIT_PX=1000000"):
+            decode(data)
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"\x89PNG\r\n\x1a\n"])

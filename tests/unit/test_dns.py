@@ -1,0 +1,79 @@
+"""A name server that never answers holds a download no longer than its limit, and no other name at all.
+
+Run by: pytest. The C library's resolver is real, and asks a socket on loopback. Must not import: backend, groundcrew.
+Example: pytest tests/unit/test_dns.py
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from contract.errors import ImageUnavailable
+from contract.settings import read_settings
+from tests.fakes.silent_dns import SilentDns
+from worker import dns
+from worker.addresses import Fetcher
+from worker.dns import MOST_LOOK_UPS, look_up
+
+LIMIT_S = 0.5
+RESOLVER_GIVES_UP_S = 10.0  #: glibc asks twice and waits five seconds each time
+
+
+@pytest.fixture
+def silent_dns(monkeypatch: pytest.MonkeyPatch) -> Iterator[SilentDns]:
+    with SilentDns() as server:
+        monkeypatch.setattr(socket, "getaddrinfo", server.getaddrinfo)
+        yield server
+
+
+def test_a_name_server_that_hangs_holds_a_download_no_longer_than_its_limit(silent_dns: SilentDns) -> None:
+    # given / when
+    fetcher = Fetcher(read_settings({"IMAGE_TIMEOUT_S": str(LIMIT_S)}), dict)
+    began_s = time.monotonic()
+    with pytest.raises(ImageUnavailable, match=r"DNS gave no answer for images\.example\.org within"):
+        fetcher.fetch("https://images.example.org/a.png")
+
+    # then it was asked, and the download was over long before the resolver gives up
+    assert time.monotonic() - began_s < RESOLVER_GIVES_UP_S / 2
+    assert b"\6images\7example\3org" in silent_dns.wait_for_question(LIMIT_S)
+
+
+def test_other_names_are_found_while_some_hang(silent_dns: SilentDns) -> None:
+    # given as many hanging look-ups as a worker has threads
+    threads = [threading.Thread(target=give_up, args=(f"image{n}.example.org",)) for n in range(20)]
+    for thread in threads:
+        thread.start()
+    silent_dns.wait_for_question(LIMIT_S)
+
+    # when / then
+    assert "127.0.0.1" in look_up("localhost", 80, LIMIT_S)
+    for thread in threads:
+        thread.join()
+
+
+def give_up(host: str) -> None:
+    with pytest.raises(ImageUnavailable):
+        look_up(host, 443, LIMIT_S)
+
+
+def test_when_too_many_hang_the_next_one_is_not_held_either(
+    silent_dns: SilentDns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dns, "_places", threading.BoundedSemaphore(1))
+    began_s = time.monotonic()
+    give_up("first.example.org")
+    give_up("second.example.org")
+    assert time.monotonic() - began_s < RESOLVER_GIVES_UP_S / 2
+
+
+def test_a_look_up_that_is_over_makes_room_for_the_next() -> None:
+    for _ in range(MOST_LOOK_UPS + 1):
+        assert look_up("127.0.0.1", 80, LIMIT_S) == ["127.0.0.1"]
+    for _ in range(MOST_LOOK_UPS + 1):
+        with pytest.raises(UnicodeError):
+            look_up("a" * 70, 80, LIMIT_S)
