@@ -114,7 +114,8 @@ class Registry:
 
     def list(self, project_id: int | None = None) -> list[Listed]:
         """The base and all published versions by age; with a project its own, and the base as that project sees it."""
-        cards = sorted(self._readable_cards(), key=lambda card: (card.created_at, card.ref))
+        others = (card for card in self._readable_cards() if card.ref != self.base.ref)
+        cards = sorted(others, key=lambda card: (card.created_at, card.ref))
         base = Listed(self.base.ref, self._state_of_base(project_id), _card_of(self.base))
         shown = [card for card in cards if project_id is None or self._concerns(project_id, card)]
         return [base, *(Listed(card.ref, self._state(card, project_id), card) for card in shown)]
@@ -278,9 +279,11 @@ def _card_of(base: ModelVersion) -> VersionCard:
 
 
 def _operators_model(settings: Settings) -> ModelVersion:
-    """CONFIG_FILE and CHECKPOINT_FILE as a version. Both sides must get the same name, so only file names count."""
+    """CONFIG_FILE and CHECKPOINT_FILE as a version: a published one, or named by the files as both sides see them."""
     checkpoint = settings.checkpoint_file
     assert checkpoint is not None  # checked by read_settings
+    if Path(settings.config_file).parent == checkpoint.parent and (checkpoint.parent / "card.json").is_file():
+        return read_version(checkpoint.parent)
     config = Path(settings.config_file).name.removesuffix(".py")
     return ModelVersion(
         name=config.removeprefix("grounding_dino_"),

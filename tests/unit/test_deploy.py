@@ -5,7 +5,7 @@ Example: pytest tests/unit/test_deploy.py
 """
 
 import json
-import os
+import re
 import stat
 import subprocess
 import sys
@@ -140,15 +140,14 @@ def test_make_env_changes_nothing_that_is_there(tmp_path):
     assert {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()} == before
 
 
-def test_weights_that_are_damaged_are_thrown_away_and_change_no_settings(tmp_path):
-    damaged = tmp_path / "damaged"
-    damaged.write_text("no weights")
-    environment = {"PATH": os.environ["PATH"], "WEIGHTS_DIR": str(tmp_path / "to"), "WEIGHTS_URL": damaged.as_uri()}
-    script = REPOSITORY / "deploy" / "get_weights"
-    done = subprocess.run([script], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "is damaged" in done.stderr
-    assert list((tmp_path / "to").iterdir()) == []
+def test_the_sums_of_the_weights_are_whole_and_fit_the_official_name():
+    lines = (REPOSITORY / "deploy" / "weights.sha256").read_text().splitlines()
+    sums = {path: digits for digits, path in (line.split() for line in lines if not line.startswith("#"))}
+    assert all(re.fullmatch("[0-9a-f]{64}", digits) for digits in sums.values())
+    (checkpoint,) = [path for path in sums if path.endswith(".pth")]
+    assert checkpoint.endswith(f"-{sums[checkpoint][:8]}.pth")
+    bert = {Path(path).name for path in sums if path.startswith("bert-base-uncased/")}
+    assert bert == {"config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json", "model.safetensors"}
 
 
 # -- Kubernetes ----------------------------------------------------------------------------------------------------

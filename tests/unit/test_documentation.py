@@ -112,7 +112,7 @@ def test_a_page_with_commands_runs_some_of_them():
 
 def test_settings_named_in_the_documentation_exist():
     """In the pages that are run, and the READMEs: NAME=value in a block is a setting of ours, or of what it starts."""
-    foreign = {"ML_BLOCK_LOCAL_IP", "SSRF_PROTECTION_ENABLED", "ONCE", "TORCH", "PYTHON",
+    foreign = {"ML_BLOCK_LOCAL_IP", "SSRF_PROTECTION_ENABLED", "ONCE", "TORCH", "PYTHON", "COMPOSE_FILE",
                "LABEL_STUDIO_HOST", "LABEL_STUDIO_ACCESS_TOKEN"}  # fmt: skip
     ours = {name.upper() for name in Settings.model_fields}
     pages = [DOCS / name for name in RUN_PAGES] + [page for page in READMES if page.exists()]
@@ -157,6 +157,32 @@ def test_both_languages_have_the_same_commands(pair):
 
     assert shared == chinese
     assert len(chinese) > 3
+
+
+def test_the_way_to_real_weights_is_the_same_five_commands_everywhere():
+    english, chinese, deploy = (
+        [block for block in read_blocks(page) if "deploy/get_weights" in block.text]
+        for page in (*READMES, DOCS / "deploy.md")
+    )
+
+    assert len(deploy) == 1
+    assert [calls(block) for block in english] == [calls(block) for block in chinese] == [calls(deploy[0])]
+    assert len(deploy[0].text.splitlines()) == 5
+
+
+def test_the_way_by_hand_downloads_what_the_script_does():
+    script = (REPOSITORY / "deploy" / "get_weights").read_text()
+    sums = (REPOSITORY / "deploy" / "weights.sha256").read_text()
+    (by_hand,) = [block.text for block in read_blocks(DOCS / "deploy.md") if "curl" in block.text]
+    name, revision, digits, parts = (
+        re.search(pattern, by_hand)[1]
+        for pattern in (r"NAME=(\S+)", r"resolve/([0-9a-f]{40})", r"--sha256 (\w{64})", r"for PART in (.*); do")
+    )
+    for part in (name, revision, "https://download.openmmlab.com/mmdetection/v3.0/mm_grounding_dino/"):
+        assert part in script
+        assert part in by_hand
+    assert f"{digits}  {name}_20231204_095047-b448804b.pth\n" in sums
+    assert sorted(re.findall(r"bert-base-uncased/(\S+)\n", sums)) == sorted(parts.split())
 
 
 def test_both_readmes_show_the_same_pictures():

@@ -124,6 +124,21 @@ def test_only_what_was_current_before_is_superseded(registry, publish):
     assert registry.successor(3, first) is None
 
 
+def test_a_published_version_can_be_the_base_under_its_own_name(settings, publish, tmp_path):
+    # given
+    ref = publish(1, project_id=None, score_threshold=0.4)
+    folder = tmp_path / "models" / "versions" / ref
+    files = {"config_file": str(folder / "config.py"), "checkpoint_file": folder / "model.safetensors"}
+
+    # when
+    registry = Registry(settings.model_copy(update=files))
+
+    # then
+    assert (registry.current(8).ref, registry.base.score_threshold) == (ref, 0.4)
+    assert states(registry) == {ref: "base"}
+    assert len(registry.list()) == 1
+
+
 def test_names_count_up_within_a_project_and_keep_the_first_base(registry, publish):
     assert registry.next_name(3, BASE) == ("tiny-shapes-p3", "1")
     for number in (1, 2, 10):
