@@ -17,34 +17,34 @@ from contract.errors import ImageUnavailable
 
 #: Look-ups under way. A worker's 20 downloads start fewer, even where each hangs a minute and is given up after half.
 MOST_LOOK_UPS = 64
-_places = threading.BoundedSemaphore(MOST_LOOK_UPS)
+PLACES = threading.BoundedSemaphore(MOST_LOOK_UPS)
 
 
-def look_up(host: str, port: int, timeout_s: float) -> list[str]:
+def look_up(host: str, port: int, timeout_s: float, places: threading.Semaphore = PLACES) -> list[str]:
     """Every IP address of the name, in the order in which the system would try them.
 
     Raises OSError or UnicodeError: there is none; ImageUnavailable: nobody said so within timeout_s seconds.
     """
     end_s = time.monotonic() + timeout_s
-    if not _places.acquire(timeout=timeout_s):
+    if not places.acquire(timeout=timeout_s):
         raise _too_late(host)
     found: Future[list[str]] = Future()
     # A daemon, not a pool's thread: a process that leaves must not wait for it.
-    threading.Thread(target=_settle, args=(found, host, port), name="dns", daemon=True).start()
+    threading.Thread(target=_settle, args=(found, host, port, places), name="dns", daemon=True).start()
     try:
         return found.result(timeout=max(0.0, end_s - time.monotonic()))
     except FutureTimeout:
         raise _too_late(host) from None
 
 
-def _settle(found: Future[list[str]], host: str, port: int) -> None:
+def _settle(found: Future[list[str]], host: str, port: int, places: threading.Semaphore) -> None:
     try:
         rows = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         found.set_result(list(dict.fromkeys(str(row[4][0]) for row in rows)))
     except Exception as error:  # raised again where it was asked for
         found.set_exception(error)
     finally:
-        _places.release()
+        places.release()
 
 
 def _too_late(host: str) -> ImageUnavailable:

@@ -16,9 +16,8 @@ import pytest
 from contract.errors import ImageUnavailable
 from contract.settings import read_settings
 from tests.fakes.silent_dns import SilentDns
-from worker import dns
 from worker.addresses import Fetcher
-from worker.dns import MOST_LOOK_UPS, look_up
+from worker.dns import MOST_LOOK_UPS, PLACES, look_up
 
 LIMIT_S = 0.5
 RESOLVER_GIVES_UP_S = 10.0  #: glibc asks twice and waits five seconds each time
@@ -56,18 +55,16 @@ def test_other_names_are_found_while_some_hang(silent_dns: SilentDns) -> None:
         thread.join()
 
 
-def give_up(host: str) -> None:
+def give_up(host: str, places: threading.Semaphore = PLACES) -> None:
     with pytest.raises(ImageUnavailable):
-        look_up(host, 443, LIMIT_S)
+        look_up(host, 443, LIMIT_S, places)
 
 
-def test_when_too_many_hang_the_next_one_is_not_held_either(
-    silent_dns: SilentDns, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(dns, "_places", threading.BoundedSemaphore(1))
+def test_when_too_many_hang_the_next_one_is_not_held_either(silent_dns: SilentDns) -> None:
+    one_place = threading.BoundedSemaphore(1)
     began_s = time.monotonic()
-    give_up("first.example.org")
-    give_up("second.example.org")
+    give_up("first.example.org", one_place)
+    give_up("second.example.org", one_place)
     assert time.monotonic() - began_s < RESOLVER_GIVES_UP_S / 2
 
 
