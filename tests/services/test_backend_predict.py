@@ -170,11 +170,14 @@ def test_a_full_queue_refuses_with_503(make_settings: MakeSettings, worker: Hand
     assert worker.waiting() == 9
 
 
-def test_a_redis_that_is_nearly_full_refuses_with_503(make_settings: MakeSettings, worker: HandWorker) -> None:
-    # given a Redis with little more memory than it uses
+@pytest.mark.parametrize(("used", "status"), [(0.70, 200), (0.90, 503)])
+def test_a_redis_over_80_percent_of_its_memory_refuses_with_503(
+    make_settings: MakeSettings, worker: HandWorker, used: float, status: int
+) -> None:
+    # given a Redis that uses this share of what it may
     settings = make_settings(TOKEN)
     used_bytes = worker.redis.info("memory")["used_memory"]
-    worker.redis.config_set("maxmemory", int(used_bytes * 1.1))
+    worker.redis.config_set("maxmemory", int(used_bytes / used))
     try:
         # when
         answer = ask(settings, batch(2))
@@ -182,8 +185,11 @@ def test_a_redis_that_is_nearly_full_refuses_with_503(make_settings: MakeSetting
         worker.redis.config_set("maxmemory", 0)
 
     # then
-    assert (answer.status_code, answer.json["code"]) == (503, "queue_full")
-    assert "maxmemory" in answer.json["message"]
+    assert answer.status_code == status
+    if status == 503:
+        assert (answer.json["code"], answer.headers["Retry-After"]) == ("queue_full", "5")
+        assert "over 80% of its maxmemory" in answer.json["message"]
+    assert worker.waiting() == (2 if status == 200 else 0)
 
 
 # -- one opened task ---------------------------------------------------------------------------------------------------

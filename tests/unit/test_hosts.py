@@ -298,6 +298,17 @@ def test_only_regular_files_below_the_root_are_read(tmp_path: Path, name: str) -
         fetcher(LOCAL_FILES_ROOT=str(root)).fetch(f"/data/local-files/?d={name}")
 
 
+@pytest.mark.parametrize(("size_bytes", "fits"), [(2000, True), (2001, False)])
+def test_a_file_of_this_disk_has_the_same_limit(tmp_path: Path, size_bytes: int, fits: bool) -> None:
+    (tmp_path / "a.png").write_bytes(b"x" * size_bytes)
+    fetch = fetcher(LOCAL_FILES_ROOT=str(tmp_path), IMAGE_LIMIT_BYTES="2000").fetch
+    if fits:
+        assert len(fetch("/data/local-files/?d=a.png")) == size_bytes
+    else:
+        with pytest.raises(ImageTooLarge, match="IMAGE_LIMIT_BYTES=2000"):
+            fetch("/data/local-files/?d=a.png")
+
+
 def test_hidden_ipv4_is_looked_at_as_ipv4() -> None:
     assert not is_public(ipaddress.ip_address("2002:a00:1::"))
     assert is_public(ipaddress.ip_address("2002:808:808::"))

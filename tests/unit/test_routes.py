@@ -7,6 +7,7 @@ Example: pytest tests/unit/test_routes.py
 from __future__ import annotations
 
 import base64
+import hmac
 import logging
 import re
 from pathlib import Path
@@ -260,6 +261,30 @@ def test_credentials(settings: dict[str, str], method: str, path: str, headers: 
     if status == 401:
         assert answer.json["code"] == "unauthorized"
         assert answer.headers["WWW-Authenticate"].startswith("Basic")
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "compared"),
+    [
+        ("/metrics", credentials("stranger", "guess"), {("stranger", "crew"), ("guess", "s3cret-pass")}),
+        ("/metrics", {"Authorization": "Bearer guess"}, {("guess", "t0ken")}),
+        ("/webhook", WRONG_HEADER, {("guess", "hook-secret")}),
+        ("/webhook/guess", {}, {("guess", "hook-secret")}),
+        ("/s/guess/webhook", {}, {("guess", "hook-secret")}),
+    ],
+)
+def test_every_credential_is_compared_in_constant_time(
+    path: str, headers: dict[str, str], compared: set[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given the standard library's comparison that takes as long for a good guess as for a bad one, watched
+    seen: set[tuple[str, str]] = set()
+    compare = hmac.compare_digest
+    watch = lambda given, wanted: seen.add((given.decode(), wanted.decode())) or compare(given, wanted)  # noqa: E731
+    monkeypatch.setattr(hmac, "compare_digest", watch)
+
+    # when / then a wrong user name does not spare the comparison of the password either
+    assert api(**BOTH, **TOKEN).post(path, headers=headers, json=EVENT).status_code == 401
+    assert compared <= seen
 
 
 def test_no_route_but_health_answers_without_credentials() -> None:
