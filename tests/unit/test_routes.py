@@ -363,5 +363,9 @@ def test_no_other_site_makes_a_browser_post_to_us(path: str, headers: dict[str, 
 
 
 def test_programs_and_our_own_pages_may_post() -> None:
-    for headers in ({}, {"Sec-Fetch-Site": "same-origin", "Origin": "http://localhost"}, {"Origin": "http://localhost"}):
+    for headers in (
+        {},
+        {"Sec-Fetch-Site": "same-origin", "Origin": "http://localhost"},
+        {"Origin": "http://localhost"},
+    ):
         assert api().post("/setup", json=SETUP, headers=headers).status_code == 200
