@@ -28,12 +28,13 @@ from worker.__main__ import main
 from worker.app import run_predict
 from worker.detectors.base import Boxes
 
-HARMLESS, POISON, HANG = (0, 128, 0), (255, 0, 0), (0, 0, 255)  # colours of a whole image
+HARMLESS, POISON, HANG, RAISE = (0, 128, 0), (255, 0, 0), (0, 0, 255), (255, 255, 0)  # colours of a whole image
 HANG_S = 3600.0
 
 
 class FaultyDetector(SleepingDetector):
-    """Sleeps like a GPU; kills its process at a red image, hangs at a blue one, and has little memory if told so."""
+    """Sleeps like a GPU; kills its process at a red image, hangs at a blue one, raises at a yellow one, and has little
+    memory if told so."""
 
     def __init__(self, call_s: float, fits: int) -> None:
         super().__init__(call_s=call_s, image_s=call_s / 10)
@@ -47,6 +48,8 @@ class FaultyDetector(SleepingDetector):
             os.kill(os.getpid(), signal.SIGKILL)
         if HANG in colours:
             time.sleep(HANG_S)
+        if RAISE in colours:
+            raise ValueError("yellow is too much")
         return super().detect(images, prompts, **options)
 
 

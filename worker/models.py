@@ -90,7 +90,7 @@ class Models:
         self._detector(self._registry.base.ref)[0].warm_up()
 
     def _run(self, look: Look, images: list[Pixels]) -> list[Boxes | BaseException]:
-        """One detect call; out of memory halves the batch, down to single images."""
+        """One detect call. One that fails is halved, down to single images: they may fit, and a bad one fails alone."""
         detector, version = self._detector(look.ref)
         BATCH.observe(len(images))
         try:
@@ -100,11 +100,18 @@ class Models:
             IMAGES.add(len(found), model=look.ref)
             return found
         except OutOfDeviceMemory as error:
-            if len(images) == 1:
-                return [error]
-            half = len(images) // 2
-            log.warning("out of device memory with %d images, trying %d", len(images), half)
-            return self._run(look, images[:half]) + self._run(look, images[half:])
+            return self._halve(look, images, error, "out of device memory")
+        except GroundcrewError:
+            raise  # of the version or the prompts, which all of them share
+        except Exception as error:  # whatever a detector makes of one image must not cost its neighbours
+            return self._halve(look, images, error, f"unexpected {type(error).__name__}")
+
+    def _halve(self, look: Look, images: list[Pixels], error: Exception, what: str) -> list[Boxes | BaseException]:
+        if len(images) == 1:
+            return [error]
+        half = len(images) // 2
+        log.warning("%s with %d images, trying %d", what, len(images), half)
+        return self._run(look, images[:half]) + self._run(look, images[half:])
 
     def _detector(self, ref: str) -> tuple[Detector, ModelVersion]:
         return self._known(ref) or self._load_beside(ref)
