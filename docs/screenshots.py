@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import shutil
+import subprocess
 import sys
 import tempfile
 import threading
@@ -37,6 +38,9 @@ SHOTS = {
     "status-phone": ("/?lang=en&theme=light", PHONE),
     "project-light": ("/ui/projects/1?lang=en&theme=light", WIDE),
     "project-dark-zh": ("/ui/projects/1?lang=zh&theme=dark", WIDE),
+    "project-light-zh": ("/ui/projects/1?lang=zh&theme=light", WIDE),
+    "model-zh": ("/ui/models/tiny-shapes-p1-2?lang=zh&theme=light", WIDE),
+    "status-phone-zh": ("/?lang=zh&theme=light", PHONE),
     "project-phone": ("/ui/projects/1?lang=en&theme=light", PHONE),
     "model-light": ("/ui/models/tiny-shapes-p1-1?lang=en&theme=light", WIDE),
     "models-light": ("/ui/models?lang=en&theme=light", WIDE),
@@ -45,6 +49,8 @@ SHOTS = {
 
 def main() -> None:
     program = shutil.which("chromium") or sys.exit("chromium is missing (Debian: apt-get install chromium)")
+    if not subprocess.run(["fc-list", ":lang=zh-cn"], capture_output=True, check=False).stdout:
+        sys.exit("no font has Chinese characters (Debian: apt-get install fonts-noto-cjk)")
     IMAGES.mkdir(exist_ok=True)
     with _served_showcase() as url, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=FLAGS)

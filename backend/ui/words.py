@@ -1,7 +1,8 @@
 """The page's words in English and Chinese, and how it writes times and numbers.
 
 Called by: backend.pages, the templates. Pure, but for reading the dictionaries once. Must not import: redis.
-A dictionary is a JSON file of key -> text; a test compares their keys. Example: `Words("zh")("live")` -> "实时"
+A dictionary is a JSON file of key -> text; a test compares their keys. Reasons come from workers in English; another
+dictionary says in Chinese what each of their codes means. Example: `Words("zh")("live")` -> "实时"
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from pathlib import Path
 
 LANGUAGES = {"en": "English", "zh": "中文"}
 DEFAULT = "en"
+EXPLAINED = ("zh",)  #: languages that need the codes explained: reasons are written in English
 _FOLDER = Path(__file__).parent / "translations"
 
 
 @lru_cache
 def load(language: str) -> dict[str, str]:
-    """The dictionary of one of LANGUAGES."""
+    """The dictionary of one of LANGUAGES, or `zh-reasons`."""
     return dict(json.loads((_FOLDER / f"{language}.json").read_text(encoding="utf-8")))
 
 
@@ -28,6 +30,7 @@ class Words:
         self.language = language
         self.tag = {"zh": "zh-CN"}.get(language, language)  #: for <html lang>
         self._texts = load(language)
+        self._reasons = load(f"{language}-reasons") if language in EXPLAINED else {}
 
     def __call__(self, key: str, **values: object) -> str:
         """The text of a key, its {names} filled in. Raises KeyError for a key that nobody wrote."""
@@ -36,6 +39,11 @@ class Words:
     def maybe(self, key: str, otherwise: str) -> str:
         """For keys made of data, such as a state or a stage that a newer worker invents."""
         return self._texts.get(key, otherwise)
+
+    def why(self, code: str) -> str:
+        """What a code of contract/errors.py, `warning_<code>` or `decision_<decision>` means and what to do about it;
+        "" where the reason itself says so in this language, and for a code that a newer worker invents."""
+        return self._reasons.get(code, "")
 
     def duration(self, seconds: float) -> str:
         """12 s, 3 min, 2 h 5 min, 4 days: as exact as anyone needs."""

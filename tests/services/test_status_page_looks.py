@@ -153,6 +153,27 @@ def test_prompts_are_shown_as_the_model_reads_them(site: Site, page: Page) -> No
     expect(page.locator(".warnings")).to_contain_text('asks for "box", which is part of "box lid"')
 
 
+def test_a_chinese_page_explains_reasons_in_chinese_and_keeps_their_details(site: Site, page: Page) -> None:
+    # given failures, a refused version and prompts that the linter warns of
+    site.showcase.add_jobs(1, failed=1)
+    site.showcase.add_project(2, "", SHELF.replace('"can"', '"box_lid" prompt="lid, box lid"'))
+
+    # when / then what it is and what to do, the code, and the sentence with its names and numbers
+    page.goto(f"{site.url}/?lang=zh")
+    failure = page.locator("#failures + .list .reason")
+    expect(failure).to_contain_text("任务给出的地址上没有图片。请检查任务里的地址")
+    expect(failure.locator("code")).to_have_text("image_not_found")
+    expect(failure.locator("[lang=en]")).to_have_text("the image server answered 404: check the task's address")
+    page.goto(f"{site.url}/ui/projects/2")
+    expect(page.locator(".warnings")).to_contain_text("它的提示词是另一个提示词的一部分")
+    expect(page.locator(".warnings [lang=en]").first).to_contain_text('which is part of "box lid"')
+    page.goto(f"{site.url}/ui/models/tiny-shapes-p1-2")
+    expect(page.locator(".hero")).to_contain_text("没有达到采用的标准")
+    expect(page.locator(".hero [lang=en]")).to_contain_text("from 0.997 to 0.931")
+    problem = page.request.get(f"{site.url}/ui/models/no-such-1", headers={"Accept": "text/html"})
+    assert "没有登记过这个名称和版本的模型" in problem.text()
+
+
 def test_names_from_outside_are_text_and_nothing_else(site: Site, page: Page) -> None:
     # given labels, a title and a reason that would like to be a script
     evil = "<img src=x onerror=document.title=1>"

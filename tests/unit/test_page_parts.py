@@ -42,6 +42,33 @@ def test_every_chinese_text_is_chinese() -> None:
     assert same == {"f1", "card_nms_iou"}
 
 
+def codes() -> set[str]:
+    """Of every class of errors on both sides, and of every piece of advice on prompts."""
+    errors = {
+        code for side in ("contract", "worker", "backend") for path in (UI.parents[1] / side).rglob("*.py")
+        for code in re.findall(r'^    code(?:: ClassVar\[str\])? = "(\w+)"', path.read_text("utf-8"), re.MULTILINE)
+    }  # fmt: skip
+    advice = re.findall(r'PromptWarning\(\s*"(\w+)"', (UI.parents[1] / "contract" / "prompts.py").read_text("utf-8"))
+    return errors | {f"warning_{code}" for code in advice}
+
+
+def test_every_reason_is_explained_in_chinese_with_what_to_do() -> None:
+    explained = load("zh-reasons")
+    assert len(codes()) > 45
+    assert codes() | {"decision_promoted", "decision_refused", "rule"} == explained.keys()
+    for code, text in explained.items():
+        sentences = [part for part in re.split("[。；]", text) if part]
+        assert re.search(r"[\u4e00-\u9fff]", text), code
+        assert text.endswith("。"), code
+        assert len(sentences) >= 2, f"{code}: say what it is, and what to do"
+
+
+def test_a_reason_in_english_needs_no_explanation_and_a_new_code_has_none() -> None:
+    assert Words("en").why("image_not_found") == ""
+    assert Words("zh").why("invented_later") == ""
+    assert "图片" in Words("zh").why("image_not_found")
+
+
 @pytest.mark.parametrize(
     ("seconds", "english", "chinese"),
     [(0, "0 s", "0 秒"), (59.4, "59 s", "59 秒"), (61, "1 min", "1 分钟"), (7500, "2 h 5 min", "2 小时 5 分钟"),
