@@ -41,7 +41,6 @@ class Pages:
     def __init__(self, settings: Settings, models: ModelCards, dispatcher: Dispatcher, watch: Watch) -> None:
         self._settings, self._models, self._watch = settings, models, watch
         self._reader = Reader(settings, connect_redis(settings), models.registry)
-        self._agreement = dispatcher.agreement
         self._actions = Actions(dispatcher, models)
 
     def blueprint(self) -> Blueprint:
@@ -54,7 +53,6 @@ class Pages:
             ("/ui/models", self.models),
             ("/ui/models/<ref>", self.model),
             ("/ui/models/<ref>/<name>", self.picture),
-            ("/agreement", self.agreement),
         ):
             pages.get(rule)(self._with_problems(page))
         for rule, button in (
@@ -106,16 +104,6 @@ class Pages:
         if body is None:
             abort(404)
         return Response(body, content_type="image/png", headers={"X-Content-Type-Options": "nosniff"})
-
-    def agreement(self) -> Answer:
-        """The figures of one project as JSON: /agreement?project=1"""
-        project_id = request.args.get("project", 0, int)
-        return jsonify({"project_id": project_id, "versions": [
-            {"model_version": one.model_version, "images": one.images, "f1": one.total.f1,
-             "precision": one.total.precision, "recall": one.total.recall, **vars(one.total),
-             "by_label": {label: vars(counts) for label, counts in one.by_label.items()}}
-            for one in self._agreement.versions(project_id)
-        ]})  # fmt: skip
 
     # -- buttons -----------------------------------------------------------------------------------------------------
 

@@ -47,6 +47,7 @@ class Routes:
         routes.get("/jobs")(self.jobs)
         routes.get("/jobs/<job_id>")(self.job)
         routes.post("/jobs/<job_id>/cancel")(self.cancel_job)
+        routes.get("/agreement")(self.agreement)
         routes.get("/metrics")(self.metrics)
         routes.get("/metrics/outstanding")(self.outstanding)
         return routes
@@ -138,16 +139,15 @@ class Routes:
         records, projects = self._dispatcher.records, self._dispatcher.projects
         if asked is None:
             return {"projects": [{**row.model_dump(), **records.counts(row.project_id)} for row in projects.list()]}
-        if not (asked.isascii() and asked.isdigit() and len(asked) < 19):
-            raise PayloadError("project", "must be the number of a Label Studio project, as in /jobs?project=1")
+        project_id = _read_project(asked)
         return {
-            "project_id": int(asked),
-            "counts": records.counts(int(asked)),
-            "eta_s": project_eta_s(records, int(asked)),
+            "project_id": project_id,
+            "counts": records.counts(project_id),
+            "eta_s": project_eta_s(records, project_id),
             "dead_letters": records.dead.count(),
-            "events": projects.events(int(asked)),
-            "failures": records.recent_failures(int(asked)),
-            "finetunes": self._dispatcher.training.records.latest(int(asked)),
+            "events": projects.events(project_id),
+            "failures": records.recent_failures(project_id),
+            "finetunes": self._dispatcher.training.records.latest(project_id),
         }
 
     def job(self, job_id: str) -> JsonAnswer:
@@ -156,6 +156,16 @@ class Routes:
     def cancel_job(self, job_id: str) -> JsonAnswer:
         """The record afterwards; a running fine-tune stops within seconds."""
         return self._dispatcher.jobs.cancel(job_id)
+
+    def agreement(self) -> JsonAnswer:
+        """How predictions of a project agree with its annotations, by model version, the newest first."""
+        project_id = _read_project(request.args.get("project", ""))
+        return {"project_id": project_id, "versions": [
+            {"model_version": one.model_version, "images": one.images, "f1": one.total.f1,
+             "precision": one.total.precision, "recall": one.total.recall, **vars(one.total),
+             "by_label": {label: vars(counts) for label, counts in one.by_label.items()}}
+            for one in self._dispatcher.agreement.versions(project_id)
+        ]}  # fmt: skip
 
     def outstanding(self) -> JsonAnswer:
         """What each role has to do, as JSON: for autoscalers that read no Prometheus text."""
@@ -168,3 +178,10 @@ class Routes:
 
     def _remember(self, project: ProjectModel, title: str = "") -> str:
         return self._dispatcher.remember(project, title=title, prompt_map=self._models.prompt_map)
+
+
+def _read_project(asked: str) -> int:
+    """`project` of a query. Raises PayloadError."""
+    if not (asked.isascii() and asked.isdigit() and len(asked) < 19):
+        raise PayloadError("project", f"must be the number of a Label Studio project, as in {request.path}?project=1")
+    return int(asked)

@@ -22,6 +22,7 @@ from flask import Flask
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from schemathesis import GenerationMode
+from werkzeug.test import TestResponse
 
 from backend.app import create_app
 from contract.broker import connect_redis
@@ -47,7 +48,7 @@ class Fuzzed:
     def __init__(self, app: Flask) -> None:
         self.app, self._client, self.requests = app, app.test_client(), 0
 
-    def hit(self, method: str, path: str, **request: Any) -> None:
+    def hit(self, method: str, path: str, **request: Any) -> TestResponse:
         began_s, cpu_s = time.monotonic(), time.thread_time()
         answer = self._client.open(path, method=method, **request)
         took_s, cpu_s = time.monotonic() - began_s, time.thread_time() - cpu_s
@@ -59,6 +60,7 @@ class Fuzzed:
         if answer.status_code >= 400:
             assert answer.json["id"] == answer.headers["X-Request-ID"]
             assert answer.json["code"]
+        return answer
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +102,7 @@ def test_requests_made_from_the_description(operation: Any, mode: GenerationMode
     @given(case=operation.as_strategy(generation_mode=mode))
     def shoot(case: Any) -> None:
         request = case.as_transport_kwargs(base_url="http://localhost")
-        fuzzed.hit(**to_werkzeug(request))
+        operation.validate_response(fuzzed.hit(**to_werkzeug(request)), case=case)
 
     shoot()
 

@@ -37,7 +37,7 @@ def consuming(settings, tmp_path_factory):
     (lambda text: text.replace('"application/json"', '"application/x-python-serialize"'), "cannot be read"),
     (lambda text: text.replace(r'[[],{\"job\"', r'[[],{\"bob\"'), "job"),
 ])  # fmt: skip
-def test_messages_that_nobody_understands_are_kept(crew, client, settings, consuming, change, code):
+def test_messages_that_nobody_understands_are_kept(client, settings, consuming, change, code):
     wait_until(lambda: alive(client), "the worker", consuming.log_tail)
     queue = bulk_queue(1, settings.queue_shards)
     _, message = enclose(predict_job(7), shards=settings.queue_shards)
