@@ -35,6 +35,7 @@ def consuming(settings, tmp_path_factory):
     (lambda text: text.replace('"groundcrew.predict"', '"groundcrew.unheard_of"'), "no task is called"),
     (lambda text: text.replace(r'\"task_id\":7', r'\"task_id\":\"seven\"'), "task_id"),
     (lambda text: text.replace('"application/json"', '"application/x-python-serialize"'), "cannot be read"),
+    (lambda text: text.replace(r'[[],{\"job\"', r'[[,{\"job\"'), "cannot be read: DecodeError"),
     (lambda text: text.replace(r'[[],{\"job\"', r'[[],{\"bob\"'), "job"),
 ])  # fmt: skip
 def test_messages_that_nobody_understands_are_kept(client, settings, consuming, change, code):
