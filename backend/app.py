@@ -32,6 +32,7 @@ from contract.settings import Settings
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 5
+LONGEST_REASON = 300  #: characters
 PROBES = ("/health", "/metrics", "/metrics/outstanding")  #: asked every few seconds: logged at DEBUG only
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -115,5 +116,10 @@ def _answer_http(error: HTTPException) -> Response:
 def _error(status: int, code: str, message: str, field: str | None = None) -> Response:
     named = {} if field is None else {"field": field}
     response = jsonify({"code": code, "message": message, **named, "id": g.request_id})
-    response.status_code = status
+    response.status = f"{status} {_reason(message)}"
     return response
+
+
+def _reason(message: str) -> str:
+    """HTTP's reason phrase, which is all of an error that Label Studio shows in its answers and its log."""
+    return "".join(sign if " " <= sign <= "~" else "?" for sign in message[:LONGEST_REASON])

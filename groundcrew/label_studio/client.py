@@ -122,14 +122,14 @@ class LabelStudioClient:
         tasks = self._get("/api/tasks", project=project, page_size=100_000)["tasks"]
         return {task["id"]: _uploaded_name(task["data"]["image"]) for task in tasks}
 
-    def retrieve_predictions(self, project: int, tasks: Sequence[int] | None = None) -> None:
+    def retrieve_predictions(self, project: int, tasks: Sequence[int] | None = None) -> Json:
         """What the data manager's "Retrieve Predictions" does: one /predict for all `tasks` (None = the whole project).
 
-        Returns when the backend has answered. Whether anything was stored, `predictions` tells.
+        Returns what it says when the backend has answered. Whether anything was stored, only `predictions` tells.
         """
         chosen = {"all": True, "excluded": []} if tasks is None else {"all": False, "included": list(tasks)}
         query = {"id": "retrieve_tasks_predictions", "project": project}
-        self._post("/api/dm/actions", params=query, json={"selectedItems": chosen})
+        return dict(self._post("/api/dm/actions", params=query, json={"selectedItems": chosen}))
 
     def predictions(self, project: int) -> list[Prediction]:
         rows = self._get("/api/predictions/", project=project)

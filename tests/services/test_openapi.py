@@ -184,6 +184,9 @@ def test_every_error_is_as_described(make_api: Callable[..., FlaskClient]) -> No
     for job_id in ("p1-t1-0", "ft-1-0"):
         ask("get", "/jobs/{job_id}", arguments={"job_id": job_id}, status=404)
         ask("post", "/jobs/{job_id}/cancel", arguments={"job_id": job_id}, status=404)
+    odd = ask("get", "/jobs/{job_id}", arguments={"job_id": "%E6%B1%BD%0D%0AX-Evil: 1"}, status=404)
+    assert odd.status.startswith("404 no job ???X-Evil: 1 is known: ")
+    assert "X-Evil" not in odd.headers
     refused = [
         full("post", "/predict", json=BATCH, status=503), full("post", "/webhook", json=MANY, status=503),
         *(away("post", path, json=json, status=503) for path, json in (("/predict", BATCH), ("/webhook", CREATED))),
