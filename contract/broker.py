@@ -26,6 +26,7 @@ TRANSPORT_ALIASES.update(dict.fromkeys(("redis", "rediss"), "contract.redis_tran
 
 SOCKET_TIMEOUT_S = 2.0  #: Label Studio waits 1 s for /health and 3 s for /setup
 UNACKED_KEY = "unacked"  #: kombu's hash of messages that some process holds, by delivery tag
+UNACKED_INDEX_KEY = "unacked_index"  #: kombu's sorted set of their tags, by when they were taken
 LONGEST_BLOCK_S = 100.0  #: a blocking read may last as long as Label Studio waits
 
 

@@ -17,10 +17,25 @@ from contract.jobs import Prediction, PredictJob, WriteBackJob
 
 RESULT_TTL_S = 600  #: longer than anyone waits for one
 HELD_TTL_S = 24 * 3600  #: without a token: until Label Studio asks again
-WRITTEN_TTL_S = HELD_TTL_S  #: a second run of the same task and version within this time looks before it writes
+MARK_TTL_S = 24 * 3600  #: a second run of the same task and version within this time looks before it writes
 LOCK_TTL_S = 30  #: a writer renews its locks while it lives; those of a dead one hold others up for so long
-_RENEW = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end return redis.call('EXPIRE', KEYS[1], ARGV[2])"
-_UNLOCK = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end return redis.call('DEL', KEYS[1])"
+# One script for the keys of a whole request: as commands of their own they took a tenth of the writer's time.
+_LOCK = """
+local taken = {}
+for i, key in ipairs(KEYS) do taken[i] = redis.call('SET', key, ARGV[1], 'NX', 'EX', ARGV[2]) and 1 or 0 end
+return taken
+"""
+_RENEW = """
+for _, key in ipairs(KEYS) do
+  if redis.call('GET', key) == ARGV[1] then redis.call('EXPIRE', key, ARGV[2]) end
+end
+"""
+_UNLOCK = """
+for _, key in ipairs(KEYS) do
+  if redis.call('GET', key) == ARGV[1] then redis.call('DEL', key) end
+end
+"""
+_SET = "for i, key in ipairs(KEYS) do redis.call('SET', key, ARGV[i + 1], 'EX', ARGV[1]) end"
 REDIS_SLICE_S = 1.0  #: blocking reads are cut into slices shorter than the socket's timeout
 
 Claimant = Literal["api", "writer"]
@@ -32,8 +47,8 @@ class Results:
 
     def __init__(self, client: redis.Redis) -> None:
         self._redis = client
-        self._unlock = client.register_script(_UNLOCK)
-        self._renew = client.register_script(_RENEW)
+        self._lock, self._renew = client.register_script(_LOCK), client.register_script(_RENEW)
+        self._unlock, self._set = client.register_script(_UNLOCK), client.register_script(_SET)
 
     # -- waiting for a result --------------------------------------------------------------------------------------
 
@@ -93,24 +108,15 @@ class Results:
 
     def lock_writes(self, jobs: Sequence[WriteBackJob], owner: str) -> list[bool]:
         """For each job whether `owner` now holds the lock of its (task, version)."""
-        with self._redis.pipeline(transaction=False) as pipe:
-            for job in jobs:
-                pipe.set(_lock(job), owner, nx=True, ex=LOCK_TTL_S)
-            return [bool(taken) for taken in pipe.execute()]
+        return [bool(taken) for taken in self._lock(keys=[_lock(job) for job in jobs], args=[owner, LOCK_TTL_S])]
 
     def renew_writes(self, jobs: Sequence[WriteBackJob], owner: str) -> None:
         """Keep the locks that `owner` still holds for another LOCK_TTL_S."""
-        with self._redis.pipeline(transaction=False) as pipe:
-            for job in jobs:
-                self._renew(keys=[_lock(job)], args=[owner, LOCK_TTL_S], client=pipe)
-            pipe.execute()
+        self._renew(keys=[_lock(job) for job in jobs], args=[owner, LOCK_TTL_S])
 
     def unlock_writes(self, jobs: Sequence[WriteBackJob], owner: str) -> None:
         """Give up the locks that `owner` still holds: one that lapsed may be another writer's by now."""
-        with self._redis.pipeline(transaction=False) as pipe:
-            for job in jobs:
-                self._unlock(keys=[_lock(job)], args=[owner], client=pipe)
-            pipe.execute()
+        self._unlock(keys=[_lock(job) for job in jobs], args=[owner])
 
     def marks(self, jobs: Sequence[WriteBackJob]) -> list[tuple[Mark, bool]]:
         """For each job (this run's mark, whether any run of its task and version was written lately)."""
@@ -133,12 +139,10 @@ class Results:
         self._set_marks(jobs, "written")
 
     def _set_marks(self, jobs: Sequence[WriteBackJob], mark: Mark) -> None:
-        with self._redis.pipeline() as pipe:
-            for job in jobs:
-                pipe.set(_mark(job), mark, ex=HELD_TTL_S)
-                if mark == "written":
-                    pipe.set(_written(job), job.run, ex=WRITTEN_TTL_S)
-            pipe.execute()
+        marks: dict[str, str] = {_mark(job): mark for job in jobs}
+        if mark == "written":
+            marks |= {_written(job): job.run for job in jobs}
+        self._set(keys=list(marks), args=[MARK_TTL_S, *marks.values()])
 
 
 def _result(job: PredictJob) -> str:

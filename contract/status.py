@@ -21,7 +21,7 @@ import redis
 from contract.dead_letters import DeadLetters
 from contract.envelopes import NOTHING, Envelope, enclose
 from contract.errors import GroundcrewError, UnknownJob
-from contract.jobs import PredictJob
+from contract.jobs import PredictJob, WriteBackJob
 from contract.record_scripts import ADMIT, COUNT_DEATH, MOVE
 from contract.redact import redact
 
@@ -110,6 +110,14 @@ class JobRecords:
         """-> done: Label Studio, or whoever waited, has the boxes."""
         return self._move_id(job_id, run, project_id, "done", OPEN, {"boxes": str(boxes)})
 
+    def finish_all(self, jobs: Sequence[WriteBackJob]) -> None:
+        """finish() of many, in one round trip."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            for job in jobs:
+                boxes = {"boxes": str(len(job.prediction.result))}
+                self._move_id(job.id, job.run, job.project_id, "done", OPEN, boxes, client=pipe)
+            pipe.execute()
+
     def fail(self, job_id: str, run: str, project_id: int, error: GroundcrewError) -> bool:
         """-> failed, with code and reason; asked again within failed_memory_s it is answered [] at once."""
         return self._move_id(job_id, run, project_id, "failed", (*OPEN, "none"),
@@ -127,7 +135,8 @@ class JobRecords:
         return self._move_id(job.id, job.run, job.project_id, state, allowed, fields, send)
 
     def _move_id(self, job_id: str, run: str, project_id: int, state: str, allowed: Sequence[str],
-                 fields: Mapping[str, str], send: Envelope = NOTHING) -> bool:  # fmt: skip
+                 fields: Mapping[str, str], send: Envelope = NOTHING,
+                 client: redis.client.Pipeline | None = None) -> bool:  # fmt: skip
         ttl_s = 0 if state in OPEN else FAILED_TTL_S if state == "failed" else DONE_TTL_S
         now = time.time()
         pairs = [text for pair in {"project": str(project_id), **fields}.items() for text in pair]
@@ -135,6 +144,7 @@ class JobRecords:
             keys=[_record(job_id), _counts(project_id), OPEN_KEY, _failed(project_id), _pace(now),
                   _latest(project_id), send.queue],
             args=[job_id, run, now, state, f" {' '.join(allowed)} ", ttl_s, send.message, *pairs],
+            client=client,
         )
         return str(before) in allowed
 

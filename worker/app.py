@@ -41,9 +41,11 @@ from worker.compare import Comparer
 from worker.deafness import Ears
 from worker.detectors.base import Detector
 from worker.finetune import Finetuner
+from worker.gather import Gatherer
 from worker.gpu_lease import lease_gpu
 from worker.holdings import delivery_tags
 from worker.idle import leave_when_idle
+from worker.intake import Intake
 from worker.labelstudio import LabelStudio
 from worker.models import Models, load_mmgdino
 from worker.notices import Notices
@@ -60,6 +62,7 @@ log = logging.getLogger("groundcrew.worker")
 STUCK_EXIT_CODE = 75  #: EX_TEMPFAIL: start me again
 WATCH_EVERY_S = 1.0
 URGENT_GRACE_S = 20.0
+EXPAND_THREADS = 16  #: of a writer, beside the one that stores: expanding, comparing, outgoing webhooks
 TRAINER_NICENESS = 10  #: predictions beside a training keep their pace
 
 
@@ -107,11 +110,13 @@ def run_write(settings: Settings) -> None:
     records = JobRecords(client, failed_memory_s=settings.failed_memory_s)
     label_studio = LabelStudio(settings)
     label_studio.prepare()
-    writer = Writer(label_studio, Results(client), records, limit=settings.writer_threads)
     comparer = Comparer(label_studio, AgreementRecords(client))
     postman = Postman(settings, Delayed(client))
-    crew = replace(_crew(app, client, records, settings, name, writer=writer), comparer=comparer, postman=postman)
+    crew = replace(_crew(app, client, records, settings, name), comparer=comparer, postman=postman)
     register(crew)
+    intake = Intake(connect_redis(settings), WRITE_QUEUE)
+    writer = Writer(label_studio, Results(client), records)
+    gatherer = Gatherer(crew, writer, intake, limit=settings.writer_threads)
     reconciler = Reconciler(crew, client)
     reconciler.start()
     notices = Notices(client, Registry(settings), crew.send, after_jobs=settings.notify_after_jobs)
@@ -119,7 +124,9 @@ def run_write(settings: Settings) -> None:
         notices.start()
     try:
         facts = {"role": "write", "label_studio": settings.label_studio_url}
-        _consume(app, client, [WRITE_QUEUE, EXPAND_QUEUE], settings.writer_threads, name, facts, settings.alive_file)
+        gatherer.start()
+        _consume(app, client, [EXPAND_QUEUE], EXPAND_THREADS, name, facts, settings.alive_file,
+                 holds=lambda: [*delivery_tags(), *intake.in_hand()], leaving=gatherer.stop)  # fmt: skip
     finally:
         notices.stop()
         reconciler.stop()
@@ -144,23 +151,23 @@ def run_train(settings: Settings, *, until_idle: bool = False) -> None:
 
 
 def _crew(app: Celery, client: redis.Redis, records: JobRecords, settings: Settings, name: str,
-          predictor: Predictor | None = None, writer: Writer | None = None,
-          finetuner: Finetuner | None = None) -> Crew:  # fmt: skip
+          predictor: Predictor | None = None, finetuner: Finetuner | None = None) -> Crew:  # fmt: skip
     return Crew(app=app, records=records, results=Results(client), delayed=Delayed(client),
-                shards=settings.queue_shards, name=name, predictor=predictor, writer=writer,
-                finetuner=finetuner)  # fmt: skip
+                shards=settings.queue_shards, name=name, predictor=predictor, finetuner=finetuner)  # fmt: skip
 
 
 def _consume(app: Celery, client: redis.Redis, queues: list[str], threads: int, name: str,
              facts: dict[str, str], alive_file: Path | None,
-             vitals: Callable[[], Mapping[str, object]] = dict) -> None:  # fmt: skip
-    """Run until SIGTERM: what runs is finished, what waits goes back."""
+             vitals: Callable[[], Mapping[str, object]] = dict,
+             holds: Callable[[], list[str]] = delivery_tags,
+             leaving: Callable[[], None] = lambda: None) -> None:  # fmt: skip
+    """Run until SIGTERM: what runs is finished, what waits goes back. `leaving` runs before the last heartbeat."""
     worker = app.Worker(queues=queues, pool_cls="threads", concurrency=threads, hostname=name,
                         without_gossip=True, without_mingle=True, quiet=True)  # fmt: skip
     pace = Pace(lambda: TALLY.total(IMAGES.name))
     about = {"host": socket.gethostname(), "pid": os.getpid(), **facts}
     heartbeat = Heartbeat(client, name, lambda: {**about, "images_per_s": round(pace.look(), 2), **vitals()},
-                          holds=delivery_tags, alive_file=alive_file)  # fmt: skip
+                          holds=holds, alive_file=alive_file)  # fmt: skip
 
     def on_ready(sender: object, **_: object) -> None:
         if getattr(sender, "hostname", name) == name:
@@ -172,6 +179,7 @@ def _consume(app: Celery, client: redis.Redis, queues: list[str], threads: int, 
     try:
         worker.start()
     finally:
+        leaving()
         heartbeat.stop()
 
 

@@ -1,7 +1,7 @@
 """The tasks that Celery calls, and the ladder of every fate a job can have.
 
 Called by: Celery, through the app made in worker.app. Must not import: torch, mmdet, Flask.
-Example: `register(app, crew)` names groundcrew.predict, groundcrew.write_back, .expand, .compare, .finetune.
+Example: `register(crew)` names groundcrew.predict, .expand, .notify, .compare, .finetune; .write_back: worker.gather.
 """
 
 from __future__ import annotations
@@ -20,11 +20,9 @@ from contract.delayed import Delayed, backoff_s
 from contract.envelopes import enclose
 from contract.errors import (
     BadMessage,
-    BeingStored,
     BrokerUnavailable,
     GroundcrewError,
     JobCancelled,
-    LabelStudioUnreachable,
     Poison,
 )
 from contract.jobs import CompareJob, ExpandJob, FinetuneJob, Job, NotifyJob, Prediction, PredictJob, WriteBackJob
@@ -39,17 +37,14 @@ from worker.notify import Postman
 from worker.predict import Predictor
 from worker.strays import keep_strays
 from worker.turns import Turns
-from worker.writer import Writer
 
 log = logging.getLogger(__name__)
 
 MOST_IMAGE_TRIES = 5  #: about a minute in all
-MOST_WRITE_TRIES = 1500  #: about a day of Label Studio being away
 MOST_COMPARE_TRIES = 100  #: about an hour and a half
 DEATHS_OF_POISON = 3  #: workers that a job may kill while it runs alone
 CLAIM_CHECK_S = 30.0  #: after an API claimed a delivery, look whether Label Studio really got it
 EXPAND_CHUNK = 500
-BEING_STORED_AGAIN_S = 3.0
 BUSY_AGAIN_S = 10.0
 
 
@@ -64,7 +59,6 @@ class Crew:
     shards: int
     name: str  #: of this worker, as job records show it
     predictor: Predictor | None = None
-    writer: Writer | None = None
     finetuner: Finetuner | None = None
     comparer: Comparer | None = None
     postman: Postman | None = None
@@ -90,7 +84,6 @@ def register(crew: Crew) -> None:
         crew.app.task(bind=True, name=kind.name, **options)(call)
 
     as_task(PredictJob, predict)
-    as_task(WriteBackJob, lambda crew, job, redelivered: write_back(crew, job))
     as_task(ExpandJob, lambda crew, job, redelivered: expand(crew, job))
     as_task(NotifyJob, lambda crew, job, redelivered: notify(crew, job))
     as_task(CompareJob, lambda crew, job, redelivered: compare(crew, job))
@@ -204,36 +197,6 @@ def _bury(crew: Crew, job: PredictJob, error: GroundcrewError) -> None:
     if job.delivery != "answer":
         crew.records.dead.bury(job, error, attempts=job.attempt + 1)
     _fail(crew, job, error)
-
-
-def write_back(crew: Crew, job: WriteBackJob) -> None:
-    """Store one prediction in Label Studio, together with whatever else waits to be stored."""
-    assert crew.writer is not None
-    try:
-        crew.writer.write(job)
-    except JobCancelled as error:
-        crew.records.cancel(job.id, job.run, job.project_id, error.message)
-    except GroundcrewError as error:
-        _write_again_or_fail(crew, job, error)
-    except Exception as error:  # the boxes are paid for: keep them, whatever went wrong
-        log.exception("job %s could not be stored for an unexpected reason", job.id)
-        _write_again_or_fail(crew, job, LabelStudioUnreachable(f"unexpected {type(error).__name__}: {error}"))
-    else:
-        crew.records.finish(job.id, job.run, job.project_id, boxes=len(job.prediction.result))
-        log.info("job %s is stored", job.id)
-
-
-def _write_again_or_fail(crew: Crew, job: WriteBackJob, error: GroundcrewError) -> None:
-    if isinstance(error, BeingStored):  # by another writer, or by one that died a moment ago: no failed try of ours
-        crew.delayed.add(job, after_s=BEING_STORED_AGAIN_S)
-        return
-    if not error.retry or job.attempt + 1 >= MOST_WRITE_TRIES:
-        log.warning("job %s could not be stored: %s: %s", job.id, error.code, error.message)
-        crew.records.dead.bury(job, error, attempts=job.attempt + 1)
-        crew.records.fail(job.id, job.run, job.project_id, error)
-        return
-    log.info("job %s will be stored later: %s", job.id, error.message)
-    crew.delayed.add(job.model_copy(update={"attempt": job.attempt + 1}), after_s=backoff_s(job.attempt))
 
 
 def expand(crew: Crew, job: ExpandJob) -> None:

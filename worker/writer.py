@@ -1,13 +1,14 @@
 """Stores predictions in Label Studio: gathered into one request, and never twice for one task and version.
 
-Called by: worker.tasks. Must not import: Celery, torch.
+Called by: worker.gather. Must not import: Celery, torch.
 Label Studio has no unique constraint, and its bulk endpoint drops invalid items silently; both are made good here.
 Measured (one Label Studio 1.23.2 on SQLite): 13 single POSTs a second, 415 to 1,270 predictions a second in bulk.
-Example: `Writer(label_studio, results, records, limit=128).write(job)`
+Example: `Writer(label_studio, results, records).write(project_id=1, jobs=[job]) == [None]`
 """
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 from collections.abc import Iterator, Sequence
@@ -16,15 +17,15 @@ from typing import Protocol
 
 import redis
 
-from contract.errors import BeingStored, GroundcrewError, JobCancelled, LabelStudioRefused
+from contract.errors import BeingStored, GroundcrewError, JobCancelled, LabelStudioRefused, LabelStudioUnreachable
 from contract.jobs import Prediction, WriteBackJob
 from contract.meters import STAGE, WRITTEN
 from contract.results import LOCK_TTL_S, Results
 from contract.status import JobRecords
-from worker.batcher import MicroBatcher
+
+log = logging.getLogger(__name__)
 
 RENEWALS = 3  #: of locks within their life
-WAIT_S = 300.0  #: for a place in a request and its answer
 DROPPED = "Label Studio dropped the prediction: its labels do not fit the project's label config any more"
 
 
@@ -42,26 +43,30 @@ class PredictionStore(Protocol):
 
 
 class Writer:
-    """Write-back jobs in, stored predictions out. `write` may be called by many threads at once."""
+    """Write-back jobs in, stored predictions out. Safe to share between threads and processes."""
 
-    def __init__(self, store: PredictionStore, results: Results, records: JobRecords, *, limit: int) -> None:
+    def __init__(self, store: PredictionStore, results: Results, records: JobRecords) -> None:
         self._store = store
         self._results = results
         self._records = records
         self._owner = secrets.token_hex(8)
-        self.batcher: MicroBatcher[int, WriteBackJob, None] = MicroBatcher(self._write_batch, limit=limit, name="write")
 
-    def write(self, job: WriteBackJob) -> None:
-        """Returns when Label Studio holds the prediction. Raises LabelStudioError, JobCancelled."""
-        self.batcher.submit(job.project_id, job).result(timeout=WAIT_S)
+    def write(self, project_id: int, jobs: Sequence[WriteBackJob]) -> list[GroundcrewError | None]:
+        """Store those of one project in one request; for each job None, or what kept it from being stored.
 
-    def _write_batch(self, project_id: int, jobs: list[WriteBackJob]) -> list[BaseException | None]:
+        Raises redis.RedisError; then nobody knows, and each job may be given to write() again.
+        """
         outcomes: Outcomes = {}
         locked = self._lock(jobs, outcomes)
         try:
             with self._renewing(locked):
-                todo = self._without_stored(locked, outcomes)
-                self._post(project_id, todo, outcomes)
+                self._post(project_id, self._without_stored(locked, outcomes), outcomes)
+        except redis.RedisError:
+            raise
+        except Exception as error:  # the boxes are paid for: keep them, whatever went wrong
+            log.exception("%d predictions could not be stored for an unexpected reason", len(locked))
+            again = LabelStudioUnreachable(f"unexpected {type(error).__name__}: {error}")
+            outcomes = {id(job): again for job in locked} | outcomes
         finally:
             self._results.unlock_writes(locked, self._owner)
         found = [outcomes[id(job)] for job in jobs]
@@ -69,7 +74,7 @@ class Writer:
             WRITTEN.add(result="stored" if error is None else error.code)
         return found
 
-    def _lock(self, jobs: list[WriteBackJob], outcomes: Outcomes) -> list[WriteBackJob]:
+    def _lock(self, jobs: Sequence[WriteBackJob], outcomes: Outcomes) -> list[WriteBackJob]:
         mine = []
         for job, locked in zip(jobs, self._results.lock_writes(jobs, self._owner), strict=True):
             if locked:

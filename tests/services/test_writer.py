@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from contract.errors import JobCancelled, LabelStudioRefused, LabelStudioUnreachable
+from contract.errors import BeingStored, JobCancelled, LabelStudioRefused, LabelStudioUnreachable
 from contract.results import Results
 from contract.status import JobRecords
 from tests.fakes.jobs import write_job
@@ -19,57 +19,55 @@ def store():
 
 @pytest.fixture
 def make_writer(client, store):
-    made = []
-
-    def make():
-        writer = Writer(store, Results(client), JobRecords(client, failed_memory_s=600), limit=128)
-        made.append(writer)
-        return writer
-
-    yield make
-    for writer in made:
-        writer.batcher.close()
+    return lambda: Writer(store, Results(client), JobRecords(client, failed_memory_s=600))
 
 
-def write_all(writer, jobs):
-    """What each write ended with: None, or its exception."""
-    with ThreadPoolExecutor(len(jobs)) as pool:
-        return [future.exception(30) for future in [pool.submit(writer.write, job) for job in jobs]]
+def write(writer, job):
+    """One job alone. Raises what kept it from being stored."""
+    (error,) = writer.write(1, [job])
+    if error is not None:
+        raise error
 
 
-def test_many_predictions_go_in_few_requests(make_writer, store):
-    assert write_all(make_writer(), [write_job(n) for n in range(100)]) == [None] * 100
+def test_many_predictions_go_in_one_request(make_writer, store):
+    assert make_writer().write(1, [write_job(n) for n in range(100)]) == [None] * 100
     assert store.tasks() == list(range(100))
-    assert len(store.requests) < 50
+    assert store.requests == [100]
+
+
+def test_of_two_runs_of_one_task_in_one_request_one_waits(make_writer, store):
+    first, second = make_writer().write(1, [write_job(1), write_job(1)])
+    assert (first, type(second)) == (None, BeingStored)
+    assert store.tasks() == [1]
 
 
 def test_the_same_message_delivered_twice_is_written_once(make_writer, store):
     writer, job = make_writer(), write_job(1)
-    writer.write(job)
-    writer.write(job)
+    write(writer, job)
+    write(writer, job)
     assert store.tasks() == [1]
 
 
 def test_a_second_run_soon_after_looks_before_it_writes(make_writer, store):
     writer = make_writer()
-    writer.write(write_job(1))
-    writer.write(write_job(1))
+    write(writer, write_job(1))
+    write(writer, write_job(1))
     assert store.tasks() == [1]
 
 
 def test_a_second_run_writes_when_the_prediction_was_deleted(make_writer, store):
     writer = make_writer()
-    writer.write(write_job(1))
+    write(writer, write_job(1))
     store.stored.clear()
-    writer.write(write_job(1))
+    write(writer, write_job(1))
     assert store.tasks() == [1]
 
 
 def test_two_writers_at_once_store_one_prediction(make_writer, store):
     writers, jobs = [make_writer(), make_writer()], [write_job(n) for n in range(50)]
     with ThreadPoolExecutor(100) as pool:
-        futures = [pool.submit(writer.write, job) for job in jobs for writer in writers]
-        ends = [future.exception(30) for future in futures]
+        futures = [pool.submit(writer.write, 1, [job]) for job in jobs for writer in writers]
+        ends = [future.result(30)[0] for future in futures]
     assert all(end is None or isinstance(end, LabelStudioUnreachable) for end in ends)
     assert store.tasks() == list(range(50))
 
@@ -78,8 +76,8 @@ def test_after_a_lost_answer_the_retry_does_not_write_again(make_writer, store):
     writer, job = make_writer(), write_job(1)
     store.lose_answer = True
     with pytest.raises(LabelStudioUnreachable):
-        writer.write(job)
-    writer.write(job)
+        write(writer, job)
+    write(writer, job)
     assert store.tasks() == [1]
 
 
@@ -87,16 +85,16 @@ def test_label_studio_down_is_worth_a_retry_and_loses_nothing(make_writer, store
     writer, job = make_writer(), write_job(1)
     store.down = True
     with pytest.raises(LabelStudioUnreachable) as raised:
-        writer.write(job)
+        write(writer, job)
     assert raised.value.retry
     store.down = False
-    writer.write(job)
+    write(writer, job)
     assert store.tasks() == [1]
 
 
 def test_one_bad_task_spoils_no_other(make_writer, store):
     store.unknown_tasks = {13}
-    ends = write_all(make_writer(), [write_job(n) for n in range(40)])
+    ends = make_writer().write(1, [write_job(n) for n in range(40)])
     assert [n for n, end in enumerate(ends) if end is not None] == [13]
     assert isinstance(ends[13], LabelStudioRefused)
     assert store.tasks() == [n for n in range(40) if n != 13]
@@ -104,28 +102,28 @@ def test_one_bad_task_spoils_no_other(make_writer, store):
 
 def test_what_label_studio_drops_silently_is_noticed_and_named(make_writer, store):
     store.dropped_tasks = {3}
-    ends = write_all(make_writer(), [write_job(n) for n in range(10)])
+    ends = make_writer().write(1, [write_job(n) for n in range(10)])
     assert [n for n, end in enumerate(ends) if end is not None] == [3]
     assert "dropped" in str(ends[3])
 
 
 def test_a_job_told_to_verify_does_not_double_what_label_studio_stored_itself(make_writer, store):
     store.stored.append(write_job(1).prediction)
-    make_writer().write(write_job(1, verify=True))
+    write(make_writer(), write_job(1, verify=True))
     assert store.tasks() == [1]
 
 
 def test_the_prediction_of_a_deleted_task_is_not_written(make_writer, client, store):
     JobRecords(client, failed_memory_s=1).mark_deleted(1, [1])
     with pytest.raises(JobCancelled):
-        make_writer().write(write_job(1))
+        write(make_writer(), write_job(1))
     assert store.requests == []
 
 
 def test_a_new_prediction_takes_the_place_of_the_old_versions_one(make_writer, store):
     writer, old = make_writer(), write_job(1).prediction.model_copy(update={"model_version": "old"})
     store.stored = [old, old.model_copy(update={"task_id": 2})]
-    writer.write(write_job(1, replaces="old"))
+    write(writer, write_job(1, replaces="old"))
     assert sorted((p.task_id, p.model_version == "old") for p in store.stored) == [(1, False), (2, True)]
 
 
@@ -134,20 +132,20 @@ def test_the_old_one_goes_in_the_end_even_when_label_studio_is_away_in_between(m
     store.stored = [job.prediction.model_copy(update={"model_version": "old"})]
     store.refuses_removal = True
     with pytest.raises(LabelStudioUnreachable):
-        writer.write(job)
+        write(writer, job)
     store.refuses_removal = False
-    writer.write(job)
+    write(writer, job)
     assert [p.model_version for p in store.stored] == [job.prediction.model_version]
 
 
 def test_a_job_from_before_redis_was_started_is_looked_up_since_its_mark_may_be_lost(make_writer, store):
     store.stored.append(write_job(1).prediction)
-    make_writer().write(write_job(1, asked_at_s=1.0))
+    write(make_writer(), write_job(1, asked_at_s=1.0))
     assert store.tasks() == [1]
 
 
 def test_a_lock_that_lapsed_is_not_taken_from_its_next_owner(make_writer, client, store):
     writer, job = make_writer(), write_job(1)
     store.on_store = lambda: client.set(f"gc:lock:{job.id}", "another writer")
-    writer.write(job)
+    write(writer, job)
     assert client.get(f"gc:lock:{job.id}") == "another writer"
