@@ -1,6 +1,7 @@
 """Rows: Label Studio is away, in trouble or slow; its tokens expire; its events come twice or in the wrong order.
 
-Called by: benchmarks/faults.py. Must not import: backend, worker.
+Called by: benchmarks/faults.py. Must not import: backend, worker. Label Studio is a fake in all rows: a real one does
+not fail at a chosen instant; tests/services/test_faults_label_studio.py breaks things around a real one.
 Example: `ROWS[0].run(site, 1000)`
 """
 
@@ -17,13 +18,14 @@ from benchmarks.faults_site import Site
 AWAY_S = 60.0
 TROUBLE_S = 15.0
 DELIVERIES = 5
+UPLOAD = "/data/upload/1/plain.png"  #: an image that Label Studio itself holds
 FIRST_TOKEN_S = 3.0  #: instead of 300
 
 
 def label_studio_down(site: Site, tasks: int) -> Outcome:
-    """Connections are refused for a minute."""
+    """Connections are refused for a minute, also to those who want an image."""
     version = site.setup()
-    site.announce(numbers(tasks))
+    site.announce(numbers(tasks), images=dict.fromkeys(numbers(tasks), UPLOAD))
     site.wait_stored_count(tasks // 5, version)
     site.label_studio.stop_listening()
     time.sleep(min(AWAY_S, max(tasks * 0.06, 5)))

@@ -21,6 +21,7 @@ POISON, HANG = (255, 0, 0), (0, 0, 255)  # see benchmarks/faults_worker.py
 KILLS = 20
 ROUNDS = 12  #: label configs that each task is predicted under, so that 1,000 tasks are 12,000 jobs
 LEFT_WITHIN_S = 30.0
+IN_HAND = 40  #: more than what a worker may have popped before the late project came, and the batches of the writer
 LEADS = "this process now sends delayed and lost messages"
 
 
@@ -202,7 +203,7 @@ def fair_share(site: Site, tasks: int) -> Outcome:
     late = {10**6 + task for task in few}
     outcome = finish(site, [*numbers(tasks), *late], version, time.monotonic())
     last = max(place for place, project in enumerate(site.label_studio.order) if project == 2)
-    assert last < 4 * len(few) + 100, f"the last of {len(few)} came as number {last}"
+    assert last < 4 * len(few) + IN_HAND, f"the last of {len(few)} came as number {last}"
     return outcome
 
 

@@ -17,6 +17,7 @@ GroundcrewError
 |-- ImageError                    this image alone fails; its neighbours go on
 |   |-- ImageUnreadable, ImageTooLarge, ImageForbidden, ImageNotFound
 |   `-- ImageUnavailable (retry)  the server that holds it did not answer in time
+|       `-- LabelStudioAway       that server is Label Studio, and none of its other images would come either
 |-- ModelError
 |   |-- UnknownVersion, ConfigError, LangModelMissing, CheckpointRefused, CheckpointMismatch
 |   |-- RegistryError           MODEL_DIR cannot be read or written, or would have to change a version
@@ -168,6 +169,10 @@ class ImageUnavailable(ImageError):
 
     code = "image_unavailable"
     retry = True
+
+
+class LabelStudioAway(ImageUnavailable):
+    """Label Studio, which holds the image, cannot be reached: no fault of the image, so it is asked again for a day."""
 
 
 class ModelError(GroundcrewError):

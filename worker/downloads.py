@@ -15,7 +15,14 @@ from contextvars import ContextVar
 import httpcore
 import httpx
 
-from contract.errors import ImageForbidden, ImageNotFound, ImageTooLarge, ImageUnavailable, ImageUnreadable
+from contract.errors import (
+    ImageForbidden,
+    ImageNotFound,
+    ImageTooLarge,
+    ImageUnavailable,
+    ImageUnreadable,
+    LabelStudioAway,
+)
 from worker.dns import look_up
 from worker.hosts import HostRules, Place
 
@@ -25,6 +32,8 @@ MOST_CONNECTIONS = 100
 KEPT_CONNECTIONS = 20
 KEPT_S = 5.0
 REDIRECTS = (301, 302, 303, 307, 308)
+AWAY = (429, 502, 503, 504)  #: what a server says that is busy, or the proxy before one that is gone
+_NO_CONNECTION = (httpcore.ConnectError, httpcore.ConnectTimeout)
 _FAILURES = (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, ssl.SSLError, OSError)
 
 HeadersFor = Callable[[httpx.URL], Mapping[str, str]]
@@ -58,7 +67,8 @@ class Downloader:
             headers_for: what to send to a host; asked anew after each redirect, so that no token goes elsewhere.
 
         Raises:
-            ImageForbidden, ImageNotFound, ImageTooLarge, ImageUnreadable; ImageUnavailable, which is worth a retry.
+            ImageForbidden, ImageNotFound, ImageTooLarge, ImageUnreadable; ImageUnavailable, which is worth a retry,
+            LabelStudioAway among it.
         """
         _end_s.set(time.monotonic() + self._timeout_s)
         url = parse_url(address)
@@ -67,6 +77,7 @@ class Downloader:
                 self._rules.check_url(url)
                 with self._stream(url, headers_for(url)) as response:
                     if response.status not in REDIRECTS:
+                        self._check_away(response.status, url)
                         _check_status(response.status, url)
                         return self._read_body(response)
                     url = self._follow(url, response)
@@ -109,7 +120,14 @@ class Downloader:
         if time.monotonic() >= _end_s.get():
             limit_s = self._timeout_s
             return ImageUnavailable(f"the image took longer than IMAGE_TIMEOUT_S={limit_s:g} seconds to arrive")
-        return ImageUnavailable(f"{origin(url)} did not deliver the image: {type(error).__name__}")
+        away = isinstance(error, _NO_CONNECTION) and self._rules.is_own(url)
+        kind = LabelStudioAway if away else ImageUnavailable
+        return kind(f"{origin(url)} did not deliver the image: {type(error).__name__}")
+
+    def _check_away(self, status: int, url: httpx.URL) -> None:
+        """A 500 may be about this one image; these are not. Raises LabelStudioAway."""
+        if status in AWAY and self._rules.is_own(url):
+            raise LabelStudioAway(f"{origin(url)} answered {status}")
 
 
 class CheckedNetwork(httpcore.NetworkBackend):

@@ -7,6 +7,7 @@ Example: `register(crew)` names groundcrew.predict, .expand, .notify, .compare, 
 from __future__ import annotations
 
 import logging
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ from contract.errors import (
     BrokerUnavailable,
     GroundcrewError,
     JobCancelled,
+    LabelStudioAway,
+    LabelStudioUnreachable,
     Poison,
 )
 from contract.jobs import CompareJob, ExpandJob, FinetuneJob, Job, NotifyJob, Prediction, PredictJob, WriteBackJob
@@ -41,6 +44,8 @@ from worker.turns import Turns
 log = logging.getLogger(__name__)
 
 MOST_IMAGE_TRIES = 5  #: about a minute in all
+LONGEST_OUTAGE_S = 24 * 3600.0  #: of Label Studio, where images lie
+OUTAGE_AGAIN_S = (8.0, 300.0)  #: a quarter of a job's age, within these
 MOST_COMPARE_TRIES = 100  #: about an hour and a half
 DEATHS_OF_POISON = 3  #: workers that a job may kill while it runs alone
 CLAIM_CHECK_S = 30.0  #: after an API claimed a delivery, look whether Label Studio really got it
@@ -175,6 +180,9 @@ def _retry_or_fail(crew: Crew, job: PredictJob, error: GroundcrewError) -> None:
     if not error.retry or job.delivery == "answer":
         _fail(crew, job, error)
         return
+    if isinstance(error, LabelStudioAway | LabelStudioUnreachable) and _age_s(job) < LONGEST_OUTAGE_S:
+        _wait_for_label_studio(crew, job, error)
+        return
     if job.attempt + 1 >= MOST_IMAGE_TRIES:
         _bury(crew, job, error)
         return
@@ -183,6 +191,19 @@ def _retry_or_fail(crew: Crew, job: PredictJob, error: GroundcrewError) -> None:
     RETRIES.add(code=error.code)
     crew.delayed.add(again, after_s=backoff_s(job.attempt))
     crew.records.retry_later(again, error)
+
+
+def _age_s(job: PredictJob) -> float:
+    return time.time() - job.enqueued_at_s
+
+
+def _wait_for_label_studio(crew: Crew, job: PredictJob, error: GroundcrewError) -> None:
+    """An outage costs no try. The longer a job has waited, the less often it asks: many may wait."""
+    log.info("job %s waits for Label Studio: %s", job.id, error.message)
+    least_s, most_s = OUTAGE_AGAIN_S
+    after_s = min(max(_age_s(job) / 4, least_s), most_s) * random.uniform(0.5, 1.5)  # noqa: S311 - no secret
+    crew.delayed.add(job, after_s=after_s)
+    crew.records.retry_later(job, error)
 
 
 def _fail(crew: Crew, job: PredictJob, error: GroundcrewError) -> None:

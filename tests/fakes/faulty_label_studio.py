@@ -135,7 +135,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         parts = urlsplit(self.path)
-        if parts.path.startswith("/data/upload/"):
+        if parts.path.startswith("/data/upload/") and not self.server.away:
             self._send_image(parts.path.rpartition("/")[2])
         else:
             self._answer("GET", None)

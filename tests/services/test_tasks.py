@@ -2,6 +2,7 @@
 
 import base64
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -137,6 +138,25 @@ def test_an_image_server_that_is_away_is_tried_again_later_and_given_up_in_the_e
     predict(crew, job)
     assert state(crew, job) == "failed"
     assert crew.delayed.count() == 0
+
+
+def test_an_outage_of_label_studio_costs_no_try_however_long_it_lasts(settings, client, crew, make_job):
+    # given a Label Studio that holds the image, and is down
+    away = settings.model_copy(update={"label_studio_url": f"http://127.0.0.1:{free_port()}"})
+    fetcher = Fetcher(away, lambda: {"Authorization": "Bearer token"})
+    crew = replace(crew, predictor=replace(crew.predictor, fetcher=fetcher))
+    job = make_job(image="/data/upload/1/a.png")
+
+    # when it is asked for many times
+    for _ in range(20):
+        predict(crew, job)
+        assert (state(crew, job), crew.delayed.jobs(), crew.records.dead.count()) == ("queued", [job], 0)
+        client.delete(delayed.KEY)
+
+    # then it has all of its tries still; after more than a day they are used
+    assert job.attempt == 0
+    predict(crew, job.model_copy(update={"enqueued_at_s": job.enqueued_at_s - 25 * 3600}))
+    assert [waiting.attempt for waiting in crew.delayed.jobs()] == [1]
 
 
 def test_a_second_message_of_a_job_that_is_running_is_dropped(crew, detector, make_job):

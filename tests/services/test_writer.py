@@ -48,6 +48,14 @@ def test_the_same_message_delivered_twice_is_written_once(make_writer, store):
     assert store.tasks() == [1]
 
 
+def test_the_same_message_does_not_bring_back_what_someone_deleted_meanwhile(make_writer, store):
+    writer, job = make_writer(), write_job(1)
+    write(writer, job)
+    store.stored.clear()
+    write(writer, job)
+    assert store.tasks() == []
+
+
 def test_a_second_run_soon_after_looks_before_it_writes(make_writer, store):
     writer = make_writer()
     write(writer, write_job(1))

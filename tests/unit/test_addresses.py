@@ -7,7 +7,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from contract.errors import ImageForbidden, ImageNotFound, ImageTooLarge, ImageUnavailable, ImageUnreadable
+from contract.errors import (
+    ImageForbidden,
+    ImageNotFound,
+    ImageTooLarge,
+    ImageUnavailable,
+    ImageUnreadable,
+    LabelStudioAway,
+)
 from contract.settings import read_settings
 from worker.addresses import Fetcher
 
@@ -99,13 +106,20 @@ def test_cloud_objects_are_resolved_by_label_studio(label_studio):
 @pytest.mark.parametrize(
     ("status", "error"),
     [(401, ImageForbidden), (403, ImageForbidden), (404, ImageNotFound), (410, ImageNotFound),
-     (400, ImageForbidden), (429, ImageUnavailable), (500, ImageUnavailable), (503, ImageUnavailable)],
+     (400, ImageForbidden), (429, LabelStudioAway), (500, ImageUnavailable), (502, LabelStudioAway),
+     (503, LabelStudioAway), (504, LabelStudioAway)],
 )  # fmt: skip
-def test_each_refusal_has_its_error(label_studio, status, error):
+def test_each_refusal_has_its_error(label_studio, serve, status, error):
     with pytest.raises(error, match=str(status)) as raised:
         fetcher(label_studio).fetch(f"/status/{status}")
-    assert raised.value.retry == (error is ImageUnavailable)
+    assert type(raised.value) is error
+    assert raised.value.retry == issubclass(error, ImageUnavailable)
     assert "secret" not in str(raised.value)
+
+    # of another server it is never said that Label Studio is away
+    with pytest.raises(ImageUnavailable if raised.value.retry else error) as raised:
+        fetcher(label_studio).fetch(f"{serve().url}/status/{status}")
+    assert type(raised.value) is not LabelStudioAway
 
 
 def test_a_server_that_drips_is_given_up(label_studio):
@@ -119,8 +133,14 @@ def test_a_body_over_the_limit_is_cut_off(label_studio):
 
 
 def test_a_server_that_is_away_is_worth_a_retry():
-    with pytest.raises(ImageUnavailable):
+    with pytest.raises(ImageUnavailable) as raised:
         fetcher().fetch("http://127.0.0.1:1/a.png")
+    assert type(raised.value) is ImageUnavailable
+
+
+def test_a_label_studio_that_is_away_is_told_from_other_servers():
+    with pytest.raises(LabelStudioAway, match="ConnectError"):
+        fetcher(LABEL_STUDIO_URL="http://127.0.0.1:1").fetch("/data/upload/1/a.png")
 
 
 def test_data_uris_are_decoded():
