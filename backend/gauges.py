@@ -21,7 +21,7 @@ from contract.finetune import OPEN_KEY as OPEN_FINETUNES
 from contract.jobs import EXPAND_QUEUE, WRITE_QUEUE
 from contract.leases import is_held
 from contract.queue_facts import queue_facts
-from contract.status import OPEN_KEY
+from contract.record_keys import OPEN_KEY
 
 OLDEST_LOOKED_AT = 1000  #: open jobs; a project with none among the oldest has nothing that is stuck
 

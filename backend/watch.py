@@ -12,8 +12,8 @@ import redis
 from contract.broker import connect_redis
 from contract.heartbeats import alive
 from contract.meters import TALLY
+from contract.record_keys import OPEN_KEY
 from contract.settings import Settings
-from contract.status import OPEN_KEY
 
 TIMEOUT_S = 0.3
 

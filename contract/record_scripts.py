@@ -59,3 +59,45 @@ if old[1] ~= 'running' or old[2] ~= ARGV[1] then return -1 end
 redis.call('HINCRBY', KEYS[1], 'deaths', 1)
 return redis.call('HINCRBY', KEYS[1], 'deaths_alone', old[3] == '1' and 1 or 0)
 """
+
+# MOVE from queued to running, of many jobs that come for the first time, with a look at whether their tasks are gone.
+# The message is kept in the record already, unless the record was lost.
+START_ALL = """
+local fates, now = {}, ARGV[1]
+for i = 1, (#KEYS - 1) / 4 do
+  local record, counts, latest, deleted = unpack(KEYS, 4 * i - 2, 4 * i + 1)
+  local id, run, task, job = unpack(ARGV, 4 * i - 1, 4 * i + 2)
+  local old = redis.call('HMGET', record, 'state', 'run')
+  local state = old[1] or 'none'
+  if (old[2] and old[2] ~= run) or (state ~= 'queued' and state ~= 'none') then
+    fates[i] = 'taken'
+  else
+    redis.call('HSET', record, 'state', 'running', 'run', run, 'updated_s', now, 'worker', ARGV[2], 'alone', '0')
+    if state == 'queued' then redis.call('HINCRBY', counts, 'queued', -1)
+    else redis.call('HSET', record, 'job', job) end
+    redis.call('HINCRBY', counts, 'running', 1)
+    redis.call('ZADD', KEYS[1], now, id .. '.' .. run)
+    if redis.call('ZADD', latest, now, id) == 1 then redis.call('ZREMRANGEBYRANK', latest, 0, -10001) end
+    fates[i] = redis.call('SISMEMBER', deleted, task) == 1 and 'deleted' or 'started'
+  end
+end
+return fates
+"""
+
+# MOVE from running to writing, of many jobs, each with its message.
+PREDICTED_ALL = """
+local now = ARGV[1]
+for i = 1, (#KEYS - 1) / 4 do
+  local record, counts, latest, queue = unpack(KEYS, 4 * i - 2, 4 * i + 1)
+  local id, run, boxes, message = unpack(ARGV, 4 * i - 2, 4 * i + 1)
+  redis.call('LPUSH', queue, message)
+  local old = redis.call('HMGET', record, 'state', 'run')
+  if old[1] == 'running' and old[2] == run then
+    redis.call('HSET', record, 'state', 'writing', 'updated_s', now, 'boxes', boxes)
+    redis.call('HINCRBY', counts, 'running', -1)
+    redis.call('HINCRBY', counts, 'writing', 1)
+    redis.call('ZADD', KEYS[1], now, id .. '.' .. run)
+    if redis.call('ZADD', latest, now, id) == 1 then redis.call('ZREMRANGEBYRANK', latest, 0, -10001) end
+  end
+end
+"""

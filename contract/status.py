@@ -22,12 +22,12 @@ from contract.dead_letters import DeadLetters
 from contract.envelopes import NOTHING, Envelope, enclose
 from contract.errors import GroundcrewError, UnknownJob
 from contract.jobs import PredictJob, WriteBackJob
+from contract.record_keys import OPEN_KEY, counts_key, deleted_key, failed_key, latest_key, pace_key, record_key
 from contract.record_scripts import ADMIT, COUNT_DEATH, MOVE
 from contract.redact import redact
 
 OPEN = ("queued", "running", "writing")
 STATES = (*OPEN, "done", "failed", "cancelled")
-OPEN_KEY = "gc:open"  #: sorted set of open runs, "<job id>.<run>" as their messages are called, by last change
 DONE_TTL_S = 24 * 3600  #: how long a finished record can be looked up
 FAILED_TTL_S = 7 * 24 * 3600
 PACE_MINUTES = 5  #: what "jobs a second" looks back on
@@ -74,7 +74,8 @@ class JobRecords:
             for job in jobs:
                 queue, message = enclose(job, send_to_shards) if send_to_shards else ("", "")
                 project = job.project_id
-                keys = [_record(job.id), _counts(project), OPEN_KEY, _latest(project), _failed(project), queue]
+                keys = [record_key(job.id), counts_key(project), OPEN_KEY, latest_key(project), failed_key(project),
+                        queue]  # fmt: skip
                 args: list[str | float] = [job.id, now, self._failed_memory_s, job.run, _body(job), message]
                 self._admit(keys=keys, args=args, client=pipe)
             admitted = pipe.execute()
@@ -90,7 +91,7 @@ class JobRecords:
 
         A death beside other jobs counts as 0, but is a reason to run alone.
         """
-        alone = int(str(self._count_death(keys=[_record(job.id)], args=[job.run])))
+        alone = int(str(self._count_death(keys=[record_key(job.id)], args=[job.run])))
         return None if alone < 0 else alone
 
     def retry_later(self, job: PredictJob, error: GroundcrewError) -> bool:
@@ -141,8 +142,8 @@ class JobRecords:
         now = time.time()
         pairs = [text for pair in {"project": str(project_id), **fields}.items() for text in pair]
         before = self._move_script(
-            keys=[_record(job_id), _counts(project_id), OPEN_KEY, _failed(project_id), _pace(now),
-                  _latest(project_id), send.queue],
+            keys=[record_key(job_id), counts_key(project_id), OPEN_KEY, failed_key(project_id), pace_key(now),
+                  latest_key(project_id), send.queue],
             args=[job_id, run, now, state, f" {' '.join(allowed)} ", ttl_s, send.message, *pairs],
             client=client,
         )
@@ -152,20 +153,20 @@ class JobRecords:
 
     def mark_deleted(self, project_id: int, task_ids: Iterable[int]) -> None:
         """Jobs of these tasks end as cancelled when a worker or the writer meets them."""
-        key = f"gc:deleted:{project_id}"
+        key = deleted_key(project_id)
         with self._redis.pipeline(transaction=False) as pipe:
             pipe.sadd(key, *task_ids)
             pipe.expire(key, DELETED_TTL_S)
             pipe.execute()
 
     def is_deleted(self, project_id: int, task_id: int) -> bool:
-        return bool(self._redis.sismember(f"gc:deleted:{project_id}", str(task_id)))
+        return bool(self._redis.sismember(deleted_key(project_id), str(task_id)))
 
     def deleted_among(self, project_id: int, task_ids: Sequence[int]) -> set[int]:
         """Which of these tasks were deleted lately."""
         if not task_ids:
             return set()
-        found = self._redis.smismember(f"gc:deleted:{project_id}", [str(task_id) for task_id in task_ids])
+        found = self._redis.smismember(deleted_key(project_id), [str(task_id) for task_id in task_ids])
         return {task_id for task_id, deleted in zip(task_ids, found, strict=True) if deleted}
 
     # -- looking -------------------------------------------------------------------------------------------------------
@@ -175,33 +176,33 @@ class JobRecords:
 
         Raises UnknownJob.
         """
-        found = self._redis.hgetall(_record(job_id))
+        found = self._redis.hgetall(record_key(job_id))
         if not found:
             raise UnknownJob(f"no job {job_id} is known: it never existed, or its record has expired")
         return _readable(job_id, {str(k): str(v) for k, v in found.items()})
 
     def stored_job(self, job_id: str) -> PredictJob:
         """The message of a job, to send it again. Raises UnknownJob."""
-        body = self._redis.hget(_record(job_id), "job")
+        body = self._redis.hget(record_key(job_id), "job")
         if body is None:
             raise UnknownJob(f"no job {job_id} is known: it never existed, or its record has expired")
         return PredictJob.model_validate_json(body)
 
     def counts(self, project_id: int) -> dict[str, int]:
         """Jobs by state: queued, running, writing now; done, failed, cancelled since the project was first seen."""
-        found = {str(k): int(v) for k, v in self._redis.hgetall(_counts(project_id)).items()}
+        found = {str(k): int(v) for k, v in self._redis.hgetall(counts_key(project_id)).items()}
         return {state: found.get(state, 0) for state in STATES}
 
     def recent_failures(self, project_id: int, limit: int = 50, *, first: int = 0) -> list[dict[str, object]]:
         """The latest failed jobs, newest first, each as get() gives it."""
-        ids = self._redis.zrevrange(_failed(project_id), first, first + limit - 1)
+        ids = self._redis.zrevrange(failed_key(project_id), first, first + limit - 1)
         return self._get_many([str(job_id) for job_id in ids])
 
     def latest_failures(self, project_ids: Sequence[int], limit: int) -> list[dict[str, object]]:
         """The latest failed jobs of several projects together, newest first, in two round trips."""
         with self._redis.pipeline(transaction=False) as pipe:
             for project_id in project_ids:
-                pipe.zrevrange(_failed(project_id), 0, limit - 1, withscores=True)
+                pipe.zrevrange(failed_key(project_id), 0, limit - 1, withscores=True)
             found = [pair for pairs in pipe.execute() for pair in pairs]
         newest = sorted(found, key=lambda pair: -pair[1])[:limit]
         return self._get_many([str(job_id) for job_id, _ in newest])
@@ -221,7 +222,7 @@ class JobRecords:
         now = time.time() if now_s is None else now_s
         with self._redis.pipeline(transaction=False) as pipe:
             for minute in range(PACE_MINUTES + 1):
-                pipe.hgetall(_pace(now - 60 * minute))
+                pipe.hgetall(pace_key(now - 60 * minute))
             found = pipe.execute()
         done: dict[int, int] = {}
         for row in found:
@@ -235,18 +236,18 @@ class JobRecords:
 
     def latest(self, project_id: int, *, first: int = 0, limit: int = 50) -> list[dict[str, object]]:
         """The project's jobs, the last changed first; the latest 10,000 are known. Each as get() gives it."""
-        ids = self._redis.zrevrange(_latest(project_id), first, first + limit - 1)
+        ids = self._redis.zrevrange(latest_key(project_id), first, first + limit - 1)
         return self._get_many([str(job_id) for job_id in ids])
 
     def latest_count(self, project_id: int) -> int:
         """How many latest() can list; a few of them may have expired."""
-        return int(self._redis.zcard(_latest(project_id)))
+        return int(self._redis.zcard(latest_key(project_id)))
 
     def counts_many(self, project_ids: Sequence[int]) -> dict[int, dict[str, int]]:
         """counts() of each project, in one round trip."""
         with self._redis.pipeline(transaction=False) as pipe:
             for project_id in project_ids:
-                pipe.hgetall(_counts(project_id))
+                pipe.hgetall(counts_key(project_id))
             rows = pipe.execute()
         return {one: {state: int(row.get(state, 0)) for state in STATES}
                 for one, row in zip(project_ids, rows, strict=True)}  # fmt: skip
@@ -254,7 +255,7 @@ class JobRecords:
     def _get_many(self, job_ids: Sequence[str]) -> list[dict[str, object]]:
         with self._redis.pipeline(transaction=False) as pipe:
             for job_id in job_ids:
-                pipe.hgetall(_record(job_id))
+                pipe.hgetall(record_key(job_id))
             found = pipe.execute()
         rows = [{str(k): str(v) for k, v in row.items()} for row in found]
         return [_readable(job_id, row) for job_id, row in zip(job_ids, rows, strict=True) if row]
@@ -262,26 +263,6 @@ class JobRecords:
 
 def _body(job: PredictJob) -> str:
     return job.model_dump_json(exclude_defaults=True)
-
-
-def _record(job_id: str) -> str:
-    return f"gc:job:{job_id}"
-
-
-def _counts(project_id: int) -> str:
-    return f"gc:counts:{project_id}"
-
-
-def _pace(now_s: float) -> str:
-    return f"gc:pace:{int(now_s // 60)}"
-
-
-def _latest(project_id: int) -> str:
-    return f"gc:latest:{project_id}"
-
-
-def _failed(project_id: int) -> str:
-    return f"gc:failed:{project_id}"
 
 
 def _readable(job_id: str, row: Mapping[str, str]) -> dict[str, object]:

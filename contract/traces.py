@@ -38,6 +38,10 @@ def configure_traces(settings: Settings, role: str) -> None:
     _tracers.append(provider.get_tracer("groundcrew"))
 
 
+def is_tracing() -> bool:
+    return bool(_tracers)
+
+
 @contextmanager
 def span(name: str, facts: Mapping[str, str | int], *, parent: str = "") -> Iterator[None]:
     """A span of the block, below `parent` (a W3C traceparent) or below the span that is running here."""

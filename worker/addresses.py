@@ -61,6 +61,13 @@ class Fetcher:
             return self._fetch_cloud(address, task_id)
         return self._fetch_url(address)
 
+    def read_near(self, address: str) -> bytes | None:
+        """The file, if the address is a path of Label Studio whose files are on this disk. Raises ImageError."""
+        if not address.startswith("/"):
+            return None
+        parts = urlsplit(address)
+        return self._read_local(parts.path, parts.query)
+
     def _fetch_url(self, url: str) -> bytes:
         parts = urlsplit(url)
         if parts.path.startswith("/data/local-files/") or self._rules.is_own(parse_url(url)):
@@ -70,8 +77,7 @@ class Fetcher:
         return self._downloads.get(url, self._headers_for(url))
 
     def _fetch_label_studio_path(self, address: str) -> bytes:
-        parts = urlsplit(address)
-        local = self._read_local(parts.path, parts.query)
+        local = self.read_near(address)
         if local is not None:
             return local
         return self._download_own(self._require_url() + address)

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import redis
 from celery import Celery
+from celery.concurrency.thread import TaskPool
 from celery.exceptions import SecurityWarning
 from celery.signals import setup_logging, worker_ready, worker_shutting_down
 from celery.worker import WorkController
@@ -47,6 +48,7 @@ from worker.holdings import delivery_tags
 from worker.idle import leave_when_idle
 from worker.intake import Intake
 from worker.labelstudio import LabelStudio
+from worker.lane import Lane, LaneRequest, make_pool
 from worker.models import Models, load_mmgdino
 from worker.notices import Notices
 from worker.notify import Postman
@@ -93,12 +95,13 @@ def run_predict(settings: Settings, load: Callable[[ModelVersion], Detector] | N
     fetcher = Fetcher(settings, label_studio.authorization)
     predictor = Predictor(records, fetcher, models, registry, settings.image_limit_px)
     crew = _crew(app, client, records, settings, name, predictor=predictor)
-    register(crew)
+    lane = Lane(crew, client, threads=settings.worker_threads)
+    register(crew, Request=LaneRequest, lane=lane)
     urgent = _start_urgent_consumer(crew, settings)
     try:
         facts = {"role": "predict", "device": settings.device, "model": registry.base.ref}
         _consume(app, client, bulk_queues(settings.queue_shards), settings.worker_threads, name, facts,
-                 settings.alive_file, vitals=lambda: vitals(models, gpu))  # fmt: skip
+                 settings.alive_file, vitals=lambda: vitals(models, gpu), pool=make_pool(lane))  # fmt: skip
     finally:
         # SIGTERM stops every consumer of the process (celery.worker.state); this one finishes its job in its own thread
         urgent.join(URGENT_GRACE_S)
@@ -160,9 +163,9 @@ def _consume(app: Celery, client: redis.Redis, queues: list[str], threads: int, 
              facts: dict[str, str], alive_file: Path | None,
              vitals: Callable[[], Mapping[str, object]] = dict,
              holds: Callable[[], list[str]] = delivery_tags,
-             leaving: Callable[[], None] = lambda: None) -> None:  # fmt: skip
+             leaving: Callable[[], None] = lambda: None, pool: type[TaskPool] = TaskPool) -> None:  # fmt: skip
     """Run until SIGTERM: what runs is finished, what waits goes back. `leaving` runs before the last heartbeat."""
-    worker = app.Worker(queues=queues, pool_cls="threads", concurrency=threads, hostname=name,
+    worker = app.Worker(queues=queues, pool_cls=pool, concurrency=threads, hostname=name,
                         without_gossip=True, without_mingle=True, quiet=True)  # fmt: skip
     pace = Pace(lambda: TALLY.total(IMAGES.name))
     about = {"host": socket.gethostname(), "pid": os.getpid(), **facts}

@@ -25,6 +25,10 @@ R = TypeVar("R")
 Entry = tuple[K, T, "Future[R]", float]  #: the last: when it came, by the monotonic clock
 
 
+def _nothing() -> None:
+    """Nobody asked."""
+
+
 class MicroBatcher(Generic[K, T, R]):
     """One thread that runs `run(key, items) -> one result or exception per item`, at most `limit` items a call.
 
@@ -40,6 +44,7 @@ class MicroBatcher(Generic[K, T, R]):
         self._waiting: tuple[deque[Entry[K, T, R]], deque[Entry[K, T, R]]] = (deque(), deque())  # urgent, bulk
         self._changed = threading.Condition()
         self._closed = False
+        self.after_batch: Callable[[], None] = _nothing  #: called when the futures of a batch are settled
         self._busy_since_s: float | None = None
         self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
         self._thread.start()
@@ -72,6 +77,7 @@ class MicroBatcher(Generic[K, T, R]):
             if started:
                 self._measure_waits(started)
                 self._settle(started)
+                self.after_batch()
 
     def _measure_waits(self, batch: list[Entry[K, T, R]]) -> None:
         now_s = time.monotonic()

@@ -22,6 +22,7 @@ Image.init()  # loads the plugins, so that OPEN is complete
 FORMATS = tuple(
     name for name in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM") if name in Image.OPEN
 )
+ORIENTATION = 0x0112  #: the EXIF tag
 LONGEST_TO_SHORTEST = 100  #: a thinner image would be less than a pixel wide for the model
 
 
@@ -43,7 +44,7 @@ def decode_image(data: bytes, *, limit_px: int) -> Pixels:
             warnings.simplefilter("ignore")  # our own limit decides, before decoding
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 _check_size(image, limit_px)
-                return _to_rgb(ImageOps.exif_transpose(image))
+                return _to_rgb(_upright(image))
     except (ImageTooLarge, ImageUnreadable):
         raise
     except UnidentifiedImageError:
@@ -63,13 +64,18 @@ def _check_size(image: Image.Image, limit_px: int) -> None:
         raise ImageUnreadable(f"an image of {width} x {height} pixels cannot be resized for the model")
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned by its EXIF orientation. Pillow would copy one that needs no turning."""
+    return image if image.getexif().get(ORIENTATION, 1) == 1 else ImageOps.exif_transpose(image)
+
+
 def _to_rgb(image: Image.Image) -> Pixels:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return _grey_to_rgb(np.asarray(image))
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return np.array(image.convert("RGB"))  # (H, W, 3)
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))  # (H, W, 3)
 
 
 def _grey_to_rgb(grey: NDArray[np.generic]) -> Pixels:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import NamedTuple
 
@@ -67,6 +68,10 @@ class Models:
         """
         with self._seats:
             return self._detect(look, images, urgent=urgent)
+
+    def submit(self, look: Look, pixels: Pixels) -> Future[Boxes] | None:
+        """Without waiting for the boxes; None where that version would have to be loaded first. Not for urgent ones."""
+        return self.batcher.submit(look, pixels) if self._known(look.ref) else None
 
     def _detect(self, look: Look, images: Sequence[Pixels], *, urgent: bool) -> list[Boxes]:
         self._detector(look.ref)  # loaded in this thread, if it is new: batches of other versions go on

@@ -14,9 +14,9 @@ from contract.jobs import Prediction, PredictJob
 from contract.labels import LabelMap, read_label_config
 from contract.meters import STAGE
 from contract.regions import DetectedBox, boxes_to_result, prediction_score
-from contract.registry import Registry
+from contract.registry import ModelVersion, Registry
 from contract.status import JobRecords
-from contract.tiling import choose_tiling
+from contract.tiling import Tiling, choose_tiling
 from worker.addresses import Fetcher
 from worker.detectors.base import Boxes
 from worker.images import Pixels, decode_image
@@ -24,6 +24,28 @@ from worker.models import Look, Models
 from worker.tiles import detect
 
 KNOWN_CONFIGS = 500  #: label configs kept in memory
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An image that is read, and what to look for in it."""
+
+    job: PredictJob
+    label_map: LabelMap
+    pixels: Pixels  # (H, W, 3)
+    look: Look
+    threshold: float
+    version: ModelVersion
+
+    @property
+    def tiling(self) -> Tiling:
+        return choose_tiling(self.version.tiling, self.label_map)
+
+    @property
+    def is_one_view(self) -> bool:
+        """Whether the model looks at the image as a whole, and at nothing else."""
+        size_px = self.tiling.size_px
+        return not size_px or max(self.pixels.shape[:2]) <= size_px
 
 
 @dataclass(frozen=True)
@@ -39,17 +61,31 @@ class Predictor:
 
     def predict(self, job: PredictJob) -> Prediction:
         """Raises ImageError, ModelError, JobExpired, JobCancelled, UnknownJob (its label config is gone)."""
+        prepared = self.prepare(job)
+        self._check_deleted(job)
+        return self.conclude(prepared, self.detect(prepared))
+
+    def prepare(self, job: PredictJob, data: bytes | None = None) -> Prepared:
+        """Everything before the model: `data` is the image's file, where it has been read already.
+
+        Raises ImageError, JobExpired, JobCancelled, UnknownVersion, UnknownJob.
+        """
         _check_expiry(job)
         label_map = self._label_map(job)
         threshold = self._threshold(job)
-        pixels = self._read(job)  # (H, W, 3)
+        pixels = self._read(job, data)  # (H, W, 3)
         _check_expiry(job)
-        self._check_deleted(job)
         look = Look(job.model, label_map.prompts, label_map.nms_groups, label_map.lowest_threshold(threshold))
-        version = self.registry.get(job.model)
-        tiling = choose_tiling(version.tiling, label_map)
-        boxes = detect(self.models, look, pixels, tiling, nms_iou=version.nms_iou, urgent=job.urgent)
-        return as_prediction(job, label_map, boxes, pixels, threshold)
+        return Prepared(job, label_map, pixels, look, threshold, self.registry.get(job.model))
+
+    def detect(self, prepared: Prepared) -> Boxes:
+        """Raises ModelError."""
+        return detect(self.models, prepared.look, prepared.pixels, prepared.tiling,
+                      nms_iou=prepared.version.nms_iou, urgent=prepared.job.urgent)  # fmt: skip
+
+    def conclude(self, prepared: Prepared, boxes: Boxes) -> Prediction:
+        """What Label Studio gets."""
+        return as_prediction(prepared.job, prepared.label_map, boxes, prepared.pixels, prepared.threshold)
 
     def _label_map(self, job: PredictJob) -> LabelMap:
         label_map = self._known_maps.get(job.config_id) or self._read_label_map(job.config_id)
@@ -70,16 +106,21 @@ class Predictor:
             return job.asked.score_threshold
         return self.registry.get(job.model).score_threshold
 
-    def _read(self, job: PredictJob) -> Pixels:
+    def _read(self, job: PredictJob, data: bytes | None) -> Pixels:
         """The image. That of a deleted task may be gone, too: then the job is cancelled rather than failed."""
         try:
-            with STAGE.time(stage="download"):
-                data = self.fetcher.fetch(job.image, task_id=job.task_id)
+            if data is None:
+                with STAGE.time(stage="download"):
+                    data = self.fetcher.fetch(job.image, task_id=job.task_id)
             with STAGE.time(stage="decode"):
                 return decode_image(data, limit_px=self.image_limit_px)
         except ImageError:
             self._check_deleted(job)
             raise
+
+    def read_near(self, job: PredictJob) -> bytes | None:
+        """The image's file, where it lies on this disk and reading it keeps nobody waiting. Raises ImageError."""
+        return self.fetcher.read_near(job.image)
 
     def _check_deleted(self, job: PredictJob) -> None:
         if job.task_id and self.records.is_deleted(job.project_id, job.task_id):

@@ -73,22 +73,25 @@ class Crew:
         send(self.app, jobs, shards=self.shards)
 
 
-def register(crew: Crew) -> None:
-    """Make the tasks known to the crew's Celery app under their stable names."""
+def register(crew: Crew, **predict_options: object) -> None:
+    """Make the tasks known to the crew's Celery app under their stable names.
 
-    def as_task(kind: type[Job], run: Callable[..., None], **options: bool) -> None:
+    `predict_options` are Celery's, for the predict task: worker.lane has its own way of running it.
+    """
+
+    def as_task(kind: type[Job], run: Callable[..., None], **options: object) -> None:
         def call(self: Task, *_: object, **given: object) -> None:
             try:
                 job = kind.model_validate(given.get("job"))
             except ValidationError as error:
-                _bury_malformed(crew, kind.name, given, error)
+                bury_malformed(crew, kind.name, given, error)
                 return
             with follow(self.request, job):
                 run(crew, job, redelivered=bool((self.request.delivery_info or {}).get("redelivered")))
 
         crew.app.task(bind=True, name=kind.name, **options)(call)
 
-    as_task(PredictJob, predict)
+    as_task(PredictJob, predict, **predict_options)
     as_task(ExpandJob, lambda crew, job, redelivered: expand(crew, job))
     as_task(NotifyJob, lambda crew, job, redelivered: notify(crew, job))
     as_task(CompareJob, lambda crew, job, redelivered: compare(crew, job))
@@ -97,7 +100,7 @@ def register(crew: Crew) -> None:
     keep_strays(crew.app, crew.records.dead)
 
 
-def _bury_malformed(crew: Crew, name: str, given: dict[str, object], error: ValidationError) -> None:
+def bury_malformed(crew: Crew, name: str, given: dict[str, object], error: ValidationError) -> None:
     where = ".".join(map(str, error.errors()[0]["loc"])) or "job"
     log.error("a %s message is kept as a dead letter: %s", name, where)
     crew.records.dead.bury_stray(name, given.get("job", given), BadMessage(f"{where}: {error.errors()[0]['msg']}"))
@@ -114,28 +117,35 @@ def predict(crew: Crew, job: PredictJob, redelivered: bool = False) -> None:
             log.info("job %s is already taken or over; skipped", job.id)
             return
         STAGE.observe(time.time() - job.enqueued_at_s, stage="queue")
-        _run(crew, job)
+        run(crew, job)
 
 
-def _run(crew: Crew, job: PredictJob) -> None:
+def run(crew: Crew, job: PredictJob) -> None:
+    """Run a job that is started, to whatever end. Raises redis.RedisError and BrokerUnavailable."""
     assert crew.predictor is not None
     try:
         job = _as_current(crew, job)
         prediction = crew.predictor.predict(job)
     except _Superseded:
         return
-    except (redis.RedisError, BrokerUnavailable):  # not the job's fault: it stays open and is sent again
-        raise
-    except JobCancelled as error:
-        crew.records.cancel(job.id, job.run, job.project_id, error.message)
-        crew.results.put_failure(job)
-    except GroundcrewError as error:
-        _retry_or_fail(crew, job, error)
     except Exception as error:
-        log.exception("job %s failed in an unexpected way", job.id)
-        _bury(crew, job, GroundcrewError(f"unexpected {type(error).__name__}: {error}"))
+        settle(crew, job, error)
     else:
         deliver(crew, job, prediction)
+
+
+def settle(crew: Crew, job: PredictJob, error: Exception) -> None:
+    """What becomes of a job that ended with an error. Raises redis.RedisError and BrokerUnavailable."""
+    if isinstance(error, redis.RedisError | BrokerUnavailable):  # not the job's fault: it stays open and is sent again
+        raise error
+    if isinstance(error, JobCancelled):
+        crew.records.cancel(job.id, job.run, job.project_id, error.message)
+        crew.results.put_failure(job)
+    elif isinstance(error, GroundcrewError):
+        _retry_or_fail(crew, job, error)
+    else:
+        log.error("job %s failed in an unexpected way", job.id, exc_info=error)
+        _bury(crew, job, GroundcrewError(f"unexpected {type(error).__name__}: {error}"))
 
 
 class _Superseded(Exception):
@@ -157,10 +167,7 @@ def deliver(crew: Crew, job: PredictJob, prediction: Prediction) -> None:
     """Hand over a finished prediction by the job's kind of delivery (see contract.jobs.Delivery)."""
     boxes = len(prediction.result)
     log.info("job %s: %d boxes", job.id, boxes)
-    write = WriteBackJob(
-        id=job.id, run=job.run, project_id=job.project_id, prediction=prediction, replaces=job.replaces,
-        asked_at_s=job.enqueued_at_s,
-    )
+    write = write_back_of(job, prediction)
     if job.delivery == "write":
         crew.records.predicted(job, boxes, send=enclose(write, crew.shards))
         return
@@ -174,6 +181,14 @@ def deliver(crew: Crew, job: PredictJob, prediction: Prediction) -> None:
         crew.send(write)
     else:
         crew.delayed.add(write.model_copy(update={"verify": True}), after_s=CLAIM_CHECK_S)
+
+
+def write_back_of(job: PredictJob, prediction: Prediction) -> WriteBackJob:
+    """The job that stores what this one has found."""
+    return WriteBackJob(
+        id=job.id, run=job.run, project_id=job.project_id, prediction=prediction, replaces=job.replaces,
+        asked_at_s=job.enqueued_at_s,
+    )  # fmt: skip
 
 
 def _retry_or_fail(crew: Crew, job: PredictJob, error: GroundcrewError) -> None:

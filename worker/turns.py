@@ -23,14 +23,22 @@ class Turns:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        with self._changed:
-            self._changed.wait_for(lambda: not (self._alone or self._want_alone))
-            self._together += 1
+        self.enter()
         try:
             yield
         finally:
-            with self._changed:
-                self._together -= 1
+            self.leave()
+
+    def enter(self, count: int = 1) -> None:
+        """So many more run together, from now until as many leave()."""
+        with self._changed:
+            self._changed.wait_for(lambda: not (self._alone or self._want_alone))
+            self._together += count
+
+    def leave(self, count: int = 1) -> None:
+        with self._changed:
+            self._together -= count
+            if not self._together:
                 self._changed.notify_all()
 
     @contextmanager

@@ -1,0 +1,73 @@
+"""What comes meanwhile goes together, nothing is lost, and a failure costs only its own call."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+from worker.sweep import Sweep
+
+
+def test_given_items_that_come_while_one_call_runs_when_it_ends_then_the_next_call_has_them_all():
+    calls: list[list[int]] = []
+    began, go_on, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def run(items: list[int]) -> None:
+        calls.append(items)
+        began.set()
+        go_on.wait(10)
+        if 3 in items:
+            ended.set()
+
+    with ThreadPoolExecutor(1) as threads:
+        sweep = Sweep(run, threads.submit)
+        sweep.add(1)
+        assert began.wait(10)
+        sweep.add(2)
+        sweep.add(3)
+        go_on.set()
+        assert ended.wait(10)
+
+    assert calls == [[1], [2, 3]]
+
+
+def test_given_items_put_without_a_call_when_it_is_told_to_go_then_one_call_has_them():
+    calls: list[list[int]] = []
+
+    with ThreadPoolExecutor(1) as threads:
+        sweep = Sweep(calls.append, threads.submit)
+        sweep.go()
+        sweep.put(1)
+        sweep.put(2)
+        sweep.go()
+
+    assert calls == [[1, 2]]
+
+
+def test_given_a_call_that_fails_when_the_next_items_come_then_they_are_run():
+    calls: list[list[int]] = []
+
+    def run(items: list[int]) -> None:
+        calls.append(items)
+        if items == [1]:
+            raise ValueError("no")
+
+    with ThreadPoolExecutor(1) as threads:
+        sweep = Sweep(run, threads.submit)
+        sweep.add(1)
+    with ThreadPoolExecutor(1) as threads:
+        sweep = Sweep(run, threads.submit)
+        sweep.add(2)
+
+    assert calls == [[1], [2]]
+
+
+def test_given_many_threads_that_add_when_all_is_done_then_each_item_was_run_once():
+    found: list[int] = []
+
+    with ThreadPoolExecutor(2) as threads:
+        sweep = Sweep(found.extend, threads.submit)
+        with ThreadPoolExecutor(8) as adders:
+            list(adders.map(sweep.add, range(1000)))
+
+    assert sorted(found) == list(range(1000))
