@@ -1,7 +1,7 @@
-"""The code blocks of the documentation, as tests read them.
+"""The code blocks of the documentation, as tests read them, and the list of those that no test runs.
 
 Called by: tests/unit/test_documentation.py, tests/services/test_docs.py. Must not import: anything of ours.
-A block is run unless the line before it is `<!-- not run: REASON -->`.
+A block is run unless NOT_RUN names its first line; those are parsed, and what they name is looked up.
 Example: `[block.text for block in read_blocks(Path("docs/quickstart.md")) if block.language == "bash"]`
 """
 
@@ -12,11 +12,39 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DOCS = REPOSITORY / "docs"
-#: Pages whose every block is run; a translation has the same commands, which tests/unit/test_documentation.py compares.
-RUN_PAGES = ("quickstart.md", "tutorial.md", *sorted(
-    f"howto/{path.name}" for path in (DOCS / "howto").glob("*.md")))  # fmt: skip
+#: English page -> the same in Chinese
+TRANSLATED = {page.relative_to(DOCS / "zh").as_posix(): page for page in sorted((DOCS / "zh").rglob("*.md"))}
+#: Pages whose every block is run, but for those in NOT_RUN.
+RUN_PAGES = ("quickstart.md", "tutorial.md", *sorted(f"howto/{path.name}" for path in (DOCS / "howto").glob("*.md")),
+             *(f"zh/{name}" for name in TRANSLATED))  # fmt: skip
+GIGABYTES = "it downloads gigabytes"
+#: First line of a block -> why no test runs it as it stands there, and what is run instead.
+NOT_RUN = {
+    "make install": f"{GIGABYTES}; CI does exactly this before any test",
+    "groundcrew demo": "it installs and starts a Label Studio of its own; tests/services/test_demo.py runs it",
+    "ML_BLOCK_LOCAL_IP=false SSRF_PROTECTION_ENABLED=false label-studio start":
+        "the tests have a Label Studio already, started in this way by groundcrew/label_studio/server.py",
+    "label-studio-ml start backend --with device=cpu --port 8003":
+        "label-studio-ml needs an environment of its own; tests/services/test_old_command.py runs it there",
+    "MODEL_DIR=s3://my-bucket/models groundcrew up":
+        "it needs a bucket; tests/services/test_registry_s3.py uses one on a real S3 server",
+    "pip download --dest wheels torch==2.13.0": f"{GIGABYTES}; the names and the version are looked up",
+    "python3 -m venv .venv": "it needs the folder of wheels of the block before; its extras are looked up",
+    "deploy/get_weights --download-only":
+        f"{GIGABYTES}; tests/services/test_get_weights.py runs it against a server of its own",
+    "docker-compose build api worker":
+        "it builds and saves gigabytes; its names are compared with docker-compose.yml, and "
+        "tests/services/test_compose.py builds both images",
+    "docker load < groundcrew-images.tar.gz":
+        "it needs the file of the block before; tests/services/test_compose.py starts the same services",
+    "make env": "it builds images of gigabytes; tests/services/test_compose.py does, its first line is run by itself",
+    'make env && echo "COMPOSE_FILE=docker-compose.yml:docker-compose.gpu.yml" >> .env     # 1 ':
+        "the five commands need a GPU and an editor: the first is run by itself, the third by "
+        "tests/services/test_get_weights.py, the others by tests/services/test_compose.py",
+    "NAME=grounding_dino_swin-t_pretrain_obj365_goldg_grit9m_v3det":
+        f"{GIGABYTES}; it is compared with deploy/get_weights, and tests/flow/test_models_add.py runs `models add`",
+}  # fmt: skip
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<language>[\w-]*)\n(?P<text>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
-_NOT_RUN = re.compile(r"<!-- not run: (.+) -->\s*\Z")
 
 
 @dataclass(frozen=True)
@@ -27,20 +55,21 @@ class Block:
     line: int  #: of its opening fence
     language: str
     text: str
-    not_run: str  #: the reason, or "" where it is run
 
     @property
     def place(self) -> str:
         return f"{self.page}:{self.line}"
+
+    @property
+    def not_run(self) -> str:
+        """The line of NOT_RUN that names it, or "" where it is run."""
+        first = self.text.lstrip().partition("\n")[0]
+        return next((line for line in NOT_RUN if first == line or (line[-1] == " " and first.startswith(line))), "")
 
 
 def read_blocks(path: Path) -> Iterator[Block]:
     """All fenced blocks of a page, in order."""
     text = path.read_text(encoding="utf-8")
     for found in _FENCE.finditer(text):
-        before = text[: found.start()]
-        reason = _NOT_RUN.search(before)
-        yield Block(
-            path.relative_to(REPOSITORY).as_posix(), before.count("\n") + 1, found["language"], found["text"],
-            reason[1] if reason else "",
-        )  # fmt: skip
+        line = text.count("\n", 0, found.start()) + 1
+        yield Block(path.relative_to(REPOSITORY).as_posix(), line, found["language"], found["text"])

@@ -2,28 +2,40 @@
 
 Called by: pytest. Must not import: backend, worker.
 A page becomes one script, so that its variables last. `groundcrew up` runs in the background until the page ends,
-or the next `up`. The real Label Studio stands where a page says http://localhost:8080, a project for number 1.
+or the next `up`; a fine-tune makes two steps. Real things stand where a page names what a reader has: Label Studio for
+http://localhost:8080, an annotated project for number 1, the tiny model for MM Grounding DINO's files.
 Example: .venv/bin/python -m pytest tests/services/test_docs.py -k quickstart
 """
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from contract.registry import ZOO
 from groundcrew.child import bare_environment, free_port
 from groundcrew.demo.scenes import make_images
-from tests.docs_blocks import DOCS, REPOSITORY, RUN_PAGES, read_blocks
+from tests.docs_blocks import DOCS, REPOSITORY, RUN_PAGES, Block, read_blocks
+from tests.services.machine import absent
+from tests.services.trainers import QUICK, annotate
 
-PAGE_DEADLINE_S = 240
+PAGE_DEADLINE_S = 480
+TINY = ZOO / "tiny-shapes"
+WEIGHTS = "grounding_dino_swin-t_pretrain_obj365_goldg_grit9m_v3det"
 PROLOGUE = r"""
 set -euo pipefail
 stop_crew() { if [ -n "${CREW:-}" ]; then kill -INT "$CREW"; wait "$CREW" || true; CREW=; fi; }
 trap stop_crew EXIT
 groundcrew() {
+  if [ "$1" = finetune ]; then set -- "$@" $DOCS_QUICK; fi
   if [ "$1" != up ]; then command groundcrew "$@"; return; fi
   stop_crew
   command groundcrew "$@" --port "$DOCS_PORT" > up.log 2>&1 &
@@ -34,27 +46,70 @@ groundcrew() {
   done
   (cd "$DOCS_REPOSITORY" && python -m tests.services.connect $DOCS_LABEL_STUDIO "http://127.0.0.1:$DOCS_PORT")
 }
+python() {
+  if [ "$*" != "-m worker predict" ]; then command python "$@"; return; fi
+  command python "$@" > worker.log 2>&1 &
+  until grep -q "is ready, consuming" worker.log; do
+    kill -0 $! 2> /dev/null || { cat worker.log; return 1; }
+    sleep 0.2
+  done
+  kill $! && wait $!
+}
 """
 
 
 @pytest.fixture(scope="module")
 def project(label_studio) -> int:
-    """A connected person's project: the quickstart's labels, two images."""
+    """A connected person's project: the quickstart's labels, images, and what was drawn in them, submitted."""
     config = next(block.text for block in read_blocks(DOCS / "quickstart.md") if block.language == "xml")
     made = label_studio.create_project("documentation", config)
-    label_studio.upload_images(made, [image.file for image in make_images(2)])
+    annotate(label_studio, made, make_images(8))
     return made
 
 
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    """The tiny model's weights as a .pth, as OpenMMLab's are."""
+    path = tmp_path_factory.mktemp("weights") / "tiny.pth"
+    torch.save({"state_dict": load_file(TINY / "model.safetensors")}, path)
+    return path
+
+
+@pytest.fixture
+def real_things(tmp_path, checkpoint, redis_url, label_studio_server, label_studio_token) -> dict[str, str]:
+    """What stands in the pages -> what is there in its place; longer ones first."""
+    return {
+        f"weights/{WEIGHTS}_20231204_095047-b448804b.pth": str(checkpoint), WEIGHTS: f"{TINY}/config.py",
+        "weights/bert-base-uncased": f"{TINY}/bert", "redis://:PASSWORD@redis.example.org:6379/0": redis_url,
+        "http://label-studio.example.org": label_studio_server.url, "http://localhost:8080": label_studio_server.url,
+        "YOUR_TOKEN": label_studio_token, "/mnt/shared/models": f"{tmp_path}/shared", "/mnt/images": str(tmp_path),
+        "/srv/label-studio": str(tmp_path),
+    }  # fmt: skip
+
+
+def _run_blocks(page: str) -> list[Block]:
+    return [block for block in read_blocks(DOCS / page) if block.language == "bash" and not block.not_run]
+
+
+def _distinct_pages() -> dict[str, str]:
+    """Page -> it and its translations, which have the same blocks but for comments: they run once, under both names."""
+    pages: dict[tuple[str, ...], list[str]] = {}
+    for page in RUN_PAGES:
+        blocks = tuple(re.sub(r"^#.*\n|\s+# .*", "", block.text, flags=re.MULTILINE) for block in _run_blocks(page))
+        if blocks:
+            pages.setdefault(blocks, []).append(page)
+    return {same[0]: " = ".join(same) for same in pages.values()}
+
+
 @pytest.mark.timeout(PAGE_DEADLINE_S + 60)
-@pytest.mark.parametrize("page", RUN_PAGES)
-def test_every_block_of_the_page_runs(page, tmp_path, project, label_studio_server, label_studio_token):
-    place = {"http://localhost:8080": label_studio_server.url, "YOUR_TOKEN": label_studio_token}
-    script = PROLOGUE + "\n".join(_as_script(block.place, block.text, place, project) for block in _run_blocks(page))
+@pytest.mark.parametrize("page", [pytest.param(page, id=names) for page, names in _distinct_pages().items()])
+def test_every_block_of_the_page_runs(page, tmp_path, project, real_things, label_studio_server, label_studio_token):
+    script = PROLOGUE + "\n".join(_as_script(block, real_things, project) for block in _run_blocks(page))
     environment = bare_environment({
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1",
         "TORCH_THREADS": "1", "DOCS_REPOSITORY": str(REPOSITORY), "DOCS_PORT": str(free_port()),
         "DOCS_LABEL_STUDIO": f"{label_studio_server.url} {label_studio_token} {project}",
+        "DOCS_QUICK": " ".join(f"--set {name}={value}" for name, value in QUICK.items()),
     })  # fmt: skip
 
     ended = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, timeout=PAGE_DEADLINE_S, text=True,
@@ -66,11 +121,35 @@ def test_every_block_of_the_page_runs(page, tmp_path, project, label_studio_serv
         assert list((tmp_path / picture).iterdir()), f"{picture} is empty"
 
 
-def _run_blocks(page: str):
-    return [block for block in read_blocks(DOCS / page) if block.language == "bash" and not block.not_run]
+def test_the_first_of_the_five_commands_writes_what_compose_takes(tmp_path):
+    # given a checkout
+    for name in ("Makefile", ".env.example", "deploy", "docker-compose.yml", "docker-compose.gpu.yml"):
+        copy = shutil.copytree if (REPOSITORY / name).is_dir() else shutil.copy
+        copy(REPOSITORY / name, tmp_path / name)
+    (five,) = [block.text for block in read_blocks(DOCS / "deploy.md") if "deploy/get_weights\n" in _uncommented(block)]
+    run = partial(subprocess.run, cwd=tmp_path, env=bare_environment({"PATH": os.environ["PATH"]}), text=True,
+                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)  # fmt: skip
+
+    # when
+    made = run(["bash", "-ec", five.splitlines()[0]])
+
+    # then
+    assert made.returncode == 0, made.stdout
+    assert (tmp_path / ".env").read_text().endswith("COMPOSE_FILE=docker-compose.yml:docker-compose.gpu.yml\n")
+    compose = shutil.which("docker-compose") or absent("docker-compose")
+    checked = run([compose, "config", "--quiet"])
+    assert (checked.returncode, checked.stdout) == (0, "")
 
 
-def _as_script(place: str, text: str, replaced: dict[str, str], project: int) -> str:
+def _uncommented(block: Block) -> str:
+    return re.sub(r" +#.*", "", block.text)
+
+
+def _as_script(block: Block, replaced: Mapping[str, str], project: int) -> str:
+    """What another machine does keeps its variables to itself."""
+    text = block.text
+    elsewhere = ".example.org" in text
     for shown, real in replaced.items():
         text = text.replace(shown, real)
-    return f"echo '== {place}'\n" + re.sub(r"--project 1\b", f"--project {project}", text)
+    text = re.sub(r"--project 1\b", f"--project {project}", text).replace("-p1-", f"-p{project}-")
+    return f"echo '== {block.place}'\n" + (f"(\n{text})\n" if elsewhere else text)

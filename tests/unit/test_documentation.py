@@ -1,4 +1,4 @@
-"""What the documentation names exists: commands, flags, targets, modules, functions, files. What is not run says why.
+"""What the documentation names exists: commands, flags, modules, functions, files, images. What is not run says why.
 
 Called by: pytest. tests/services/test_docs.py runs the blocks; `make docs` finds dead links.
 Must not import: torch, backend, worker.
@@ -6,13 +6,14 @@ Example: .venv/bin/python -m pytest tests/unit/test_documentation.py
 """
 
 import ast
+import configparser
 import importlib.metadata
 import importlib.util
 import json
 import re
 import shlex
 import subprocess
-from itertools import dropwhile, groupby
+from itertools import dropwhile, groupby, pairwise
 from pathlib import Path
 from xml.etree.ElementTree import fromstring
 
@@ -23,11 +24,12 @@ import yaml
 from contract.labels import read_label_config
 from contract.settings import Settings
 from groundcrew.cli import cli
-from tests.docs_blocks import DOCS, REPOSITORY, RUN_PAGES, Block, read_blocks
+from tests.docs_blocks import DOCS, NOT_RUN, REPOSITORY, RUN_PAGES, TRANSLATED, Block, read_blocks
 
 PAGES = [*sorted(DOCS.rglob("*.md")), *sorted(REPOSITORY.glob("*.md"))]
 READMES = (REPOSITORY / "README.md", REPOSITORY / "README.zh-CN.md")
 BLOCKS = [block for page in PAGES for block in read_blocks(page)]
+COMPOSE = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())
 OPERATORS = {"&&", "||", "|", ";", ">", ">>"}
 SHELL = [block for block in BLOCKS if block.language == "bash"]
 
@@ -94,11 +96,56 @@ def test_other_blocks_are_what_they_say(block):
                                 "diff", "http"), f"{block.place}: say what it is"  # fmt: skip
 
 
-def test_what_is_not_run_has_a_reason_that_holds():
-    for block in BLOCKS:
-        assert not block.not_run or len(block.not_run) > 10, block.place
-        for test in re.findall(r"tests/[\w/]+\.py", block.not_run):
-            assert (REPOSITORY / test).exists(), f"{block.place}: {test} is gone"
+def test_what_is_not_run_is_somewhere_and_has_a_reason_that_holds():
+    assert {block.not_run for block in SHELL} - {""} == NOT_RUN.keys()
+    for line, reason in NOT_RUN.items():
+        assert len(reason) > 30, line
+        for path in re.findall(r"(?:tests|groundcrew)/[\w/]+\.py", reason):
+            assert (REPOSITORY / path).exists(), f"{line}: {path} is gone"
+
+
+@pytest.mark.parametrize("block", SHELL, ids=lambda block: block.place)
+def test_services_packages_and_scripts_of_a_block_exist(block):
+    """Also of those that no test runs."""
+    for words in calls(block):
+        match [Path(words[0]).name, *words[1:]]:
+            case ["docker-compose", *rest]:
+                check_compose(rest)
+            case ["pip", "download" | "install", *rest]:
+                check_packages([word for word in rest if word.startswith((".[", "torch"))])
+            case ["docker", "save", *images]:
+                assert set(images) == {image_of(COMPOSE["services"][name]) for name in ("api", "worker", "redis")}
+            case _ if words[0].startswith("deploy/"):
+                script = (REPOSITORY / words[0]).read_text()
+                assert all(word in script for word in words[1:] if word.startswith("--"))
+
+
+def check_compose(words: list[str]) -> None:
+    """Services are those of docker-compose.yml; what `crew` is told is a command of ours."""
+    services = COMPOSE["services"].keys()
+    profiles = {profile for service in COMPOSE["services"].values() for profile in service.get("profiles", ())}
+    assert {word for flag, word in pairwise(words) if flag == "--profile"} <= profiles
+    assert {word.partition("=")[0] for flag, word in pairwise(words) if flag == "--scale"} <= services
+    if "crew" in words:
+        command_of(words[words.index("crew") + 1 :])
+    if words[0] in ("build", "pull"):
+        assert set(words[1:]) <= services
+
+
+def check_packages(words: list[str]) -> None:
+    """Extras of ours, and the torch that `make install` takes."""
+    setup = configparser.ConfigParser()
+    setup.read(REPOSITORY / "setup.cfg")
+    for word in words:
+        if word.startswith(".["):
+            assert set(word[2:-1].split(",")) <= set(setup["options.extras_require"])
+        else:
+            assert f"TORCH ?= {word}\n" in (REPOSITORY / "Makefile").read_text()
+
+
+def image_of(service: dict) -> str:
+    """The name of an image, where no variable says otherwise."""
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", service["image"])
 
 
 def test_a_page_with_commands_runs_some_of_them():
@@ -142,21 +189,25 @@ def test_links_of_pages_outside_the_site_lead_somewhere(page):
 
 
 def test_both_readmes_have_the_same_structure():
-    english, chinese = ([len(marks) for marks in re.findall(r"^(#+) ", _prose(page), re.MULTILINE)] for page in READMES)
-
-    assert english == chinese
+    assert headings(READMES[0]) == headings(READMES[1])
 
 
-@pytest.mark.parametrize("pair", [READMES, (DOCS / "quickstart.md", DOCS / "zh" / "quickstart.md")],
-                         ids=["README", "quickstart"])  # fmt: skip
+@pytest.mark.parametrize("pair", [READMES, *((DOCS / name, page) for name, page in TRANSLATED.items())],
+                         ids=["README.md", *TRANSLATED])  # fmt: skip
 def test_both_languages_have_the_same_commands(pair):
     """Comments may be translated."""
     english, chinese = ([words for block in read_blocks(page) if block.language == "bash" for words in calls(block)]
                         for page in pair)  # fmt: skip
-    shared = english if pair == READMES else english[: len(chinese)]
 
-    assert shared == chinese
-    assert len(chinese) > 3
+    assert english == chinese
+
+
+@pytest.mark.parametrize("name", TRANSLATED)
+def test_both_languages_have_the_same_sections_and_blocks(name):
+    english, chinese = DOCS / name, TRANSLATED[name]
+
+    assert headings(english) == headings(chinese)
+    assert [block.language for block in read_blocks(english)] == [block.language for block in read_blocks(chinese)]
 
 
 def test_the_way_to_real_weights_is_the_same_five_commands_everywhere():
@@ -211,6 +262,11 @@ def test_licence_and_community_files_exist():
     assert "Apache License" in (REPOSITORY / "LICENSE").read_text()
     assert "Contributor Covenant" in (REPOSITORY / "CODE_OF_CONDUCT.md").read_text()
     assert (REPOSITORY / "CONTRIBUTING.md").exists()
+
+
+def headings(page: Path) -> list[int]:
+    """The level of each."""
+    return [len(marks) for marks in re.findall(r"^(#+) ", _prose(page), re.MULTILINE)]
 
 
 def _prose(page: Path) -> str:
