@@ -99,6 +99,12 @@ def _cpu_s(process: psutil.Process) -> float:
     return times.user + times.system
 
 
+def process_cpu_s(pid: int) -> float:
+    """Processor seconds of a process and all below it, since they started."""
+    process = psutil.Process(pid)
+    return sum(map(_cpu_s, (process, *process.children(recursive=True))))
+
+
 @contextmanager
 def start_crew(
     folder: Path, *, workers: int, detector: str = "sleeping", parts: Sequence[str] = ("API", "writer"),

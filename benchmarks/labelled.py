@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.crew import REPOSITORY
+from benchmarks.crew import REPOSITORY, process_cpu_s
 from benchmarks.load import address
 from groundcrew.demo.scenes import make_label_config
 from groundcrew.label_studio.client import LabelStudioClient
@@ -28,6 +28,11 @@ class Site:
     url: str
     token: str
     client: LabelStudioClient
+    pid: int
+
+    def cpu_s(self) -> float:
+        """Processor seconds of Label Studio since its start."""
+        return process_cpu_s(self.pid)
 
     def make_project(self, tasks: int) -> int:
         """A project with so many tasks and no backend yet."""
@@ -50,4 +55,4 @@ def start_label_studio(folder: Path) -> Iterator[Site]:
     venv = REPOSITORY / ".venv-label-studio"
     with LabelStudioServer.start(venv_dir=venv, data_dir=folder / "label-studio", say=lambda text: None) as server:
         token = make_access_token(server.url, ADMIN_EMAIL, ADMIN_PASSWORD)
-        yield Site(server.url, token, LabelStudioClient(server.url, token))
+        yield Site(server.url, token, LabelStudioClient(server.url, token), server.pid)

@@ -85,6 +85,10 @@ class LabelStudioServer:
         return cls(child, url)
 
     @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    @property
     def log_path(self) -> Path:
         return self._child.log_path
 
