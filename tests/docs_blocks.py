@@ -28,6 +28,8 @@ NOT_RUN = {
         "label-studio-ml needs an environment of its own; tests/services/test_old_command.py runs it there",
     "MODEL_DIR=s3://my-bucket/models groundcrew up":
         "it needs a bucket; tests/services/test_registry_s3.py uses one on a real S3 server",
+    "groundcrew finetune --project 1 --set processes=2":
+        "it needs two GPUs; tests/services/test_train_ddp.py trains in two processes on a CPU, which takes minutes",
     "pip download --dest wheels torch==2.13.0": f"{GIGABYTES}; the names and the version are looked up",
     "python3 -m venv .venv": "it needs the folder of wheels of the block before; its extras are looked up",
     "deploy/get_weights --download-only":

@@ -27,7 +27,7 @@ from tests.docs_blocks import DOCS, REPOSITORY, RUN_PAGES, Block, read_blocks
 from tests.services.machine import absent
 from tests.services.trainers import QUICK, annotate
 
-PAGE_DEADLINE_S = 480
+PAGE_DEADLINE_S = 300
 TINY = ZOO / "tiny-shapes"
 WEIGHTS = "grounding_dino_swin-t_pretrain_obj365_goldg_grit9m_v3det"
 PROLOGUE = r"""
