@@ -1,6 +1,6 @@
 """kombu's Redis transport with fewer trips: messages are taken and acknowledged many at a time.
 
-Called by: kombu, under the names that contract.broker gives it. Must not import: Celery, Flask.
+Called by: kombu, by the names that contract.broker gives it; worker.intake (TAKE). Must not import: Celery, Flask.
 kombu pops one message a trip, records it as unacknowledged in a second one and acknowledges it in a third: half of a
 worker's processor time. Here one script does all of it for every free slot, and no kill between pop and record loses a
 message. Example: `Connection("redis://127.0.0.1:6379/0").transport_cls is Transport`
@@ -27,7 +27,7 @@ QUIET_S = 2.0  #: an event loop that has not come round for so long does not run
 # Acknowledges the tags ARGV[3]... and takes up to ARGV[1] messages from the queues KEYS[3]..., one of each in turn.
 # Quotes within a message's body are escaped, so that the tag that is found is that of the message itself. The entry is
 # what kombu reads when it gives a message back: [message, exchange, routing key].
-_TAKE = """
+TAKE = """
 for first = 3, #ARGV, 1000 do
   local last = math.min(first + 999, #ARGV)
   redis.call('ZREM', KEYS[2], unpack(ARGV, first, last))
@@ -125,7 +125,7 @@ class Channel(kombu_redis.Channel):
 
     @cached_property
     def _take(self) -> Any:
-        return self._pooled_client.register_script(_TAKE)
+        return self._pooled_client.register_script(TAKE)
 
     def _create_client(self, asynchronous: bool = False) -> redis.Redis:
         if not asynchronous:

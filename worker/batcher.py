@@ -1,6 +1,6 @@
 """Gathers items that wait at the same moment into one call, urgent ones first; hardly waits itself.
 
-Called by: worker.models (images -> detect) and worker.writer (predictions -> one POST). Must not import: torch, Celery.
+Called by: worker.models (images -> detect). Must not import: torch, Celery.
 Measured with a sleeping detector: 64 jobs in 0.69 s against 3.63 s one by one, and a lone job waits for nobody.
 Example: `MicroBatcher(run, limit=8).submit(key, item).result(timeout=60)`
 """
