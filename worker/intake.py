@@ -1,8 +1,8 @@
 """Takes many messages of one queue in one step; like kombu's they stay in `unacked` until they are done.
 
 Called by: worker.gather. Must not import: Celery, torch.
-kombu and Celery spent 1.4 ms of processor on each: trips to Redis, a request object, a hand-over to a thread. Here all of
-them share one trip and one thread. Example: `taken = intake.take(128); ...; intake.done([one.tag for one in taken])`
+kombu and Celery spent 1.4 ms of processor on each: trips to Redis, a request object, a hand-over to a thread. Here all
+share one trip and one thread. Example: `taken = intake.take(128); ...; intake.done([one.tag for one in taken])`
 """
 
 from __future__ import annotations
