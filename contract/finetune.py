@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict
 
 from contract.errors import GroundcrewError, UnknownJob
 from contract.jobs import FinetuneJob, Requester
+from contract.redact import redact
 
 __all__ = ["FinetuneJob", "FinetuneRecord", "FinetuneRecords", "Start", "is_finetune", "new_finetune"]
 
@@ -167,7 +168,7 @@ class FinetuneRecords:
 
     def fail(self, job_id: str, error: GroundcrewError) -> bool:
         """-> failed, with code and reason. False where it was over before."""
-        return self._end(job_id, "failed", {"code": error.code, "reason": error.message})
+        return self._end(job_id, "failed", {"code": error.code, "reason": redact(error.message)})
 
     def cancelled(self, job_id: str, reason: str) -> bool:
         """-> cancelled: by the trainer, once it has stopped. False where it was over before."""

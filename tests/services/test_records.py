@@ -7,7 +7,8 @@ import pytest
 import redis
 
 from contract.broker import connect_redis
-from contract.errors import ImageNotFound, UnknownJob
+from contract.errors import ImageNotFound, ImageUnavailable, UnknownJob
+from contract.finetune import FinetuneRecords, new_finetune
 from contract.heartbeats import TTL_S, Heartbeat, alive
 from contract.jobs import Prediction
 from contract.results import Results
@@ -62,6 +63,26 @@ def test_a_failure_says_code_and_reason_and_is_listed(records):
     assert (found["state"], found["code"], found["reason"]) == ("failed", "image_not_found", "no such image (404)")
     assert found["task_id"] == 1
     assert records.recent_failures(1) == [found]
+
+
+def test_reasons_are_kept_without_secrets(records, client):
+    # given an error whose words hold a presigned address, as those that we do not know may
+    error, job = ImageUnavailable("GET https://bucket/a.png?X-Amz-Signature=s1gnature failed"), predict_job(1)
+    finetunes, tune = FinetuneRecords(client), new_finetune(1, "cli")
+
+    # when it is kept in every place where a reason is
+    records.admit([job])
+    records.start(job, redelivered=False, worker="w")
+    records.retry_later(job, error)
+    reasons = [records.get(job.id)["reason"]]
+    records.fail(job.id, job.run, 1, error)
+    records.dead.bury(job, error, attempts=1)
+    finetunes.request(tune)
+    finetunes.fail(tune.id, error)
+    reasons += [records.get(job.id)["reason"], records.dead.list()[0].reason, finetunes.get(tune.id)["reason"]]
+
+    # then
+    assert reasons == ["GET https://bucket/a.png?*** failed"] * 4
 
 
 def test_only_one_message_of_a_run_starts_unless_it_was_redelivered(records):
