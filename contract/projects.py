@@ -8,6 +8,7 @@ Example: `Projects(client).remember(ProjectFacts(project_id=1, title="Street", c
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import redis
 from pydantic import BaseModel, ConfigDict
@@ -41,9 +42,19 @@ class Projects:
             pipe.sadd(_INDEX, facts.project_id)
             pipe.execute()
 
-    def list(self) -> list[ProjectFacts]:
+    def list(self) -> Sequence[ProjectFacts]:
         """All projects ever seen, by id."""
-        ids = sorted(int(str(project_id)) for project_id in self._redis.smembers(_INDEX))
+        return self._read(self._ids())
+
+    def newest(self, count: int) -> tuple[Sequence[ProjectFacts], int]:
+        """Those of the highest ids, the highest first, and how many projects there are: reads no others."""
+        ids = self._ids()
+        return self._read(ids[::-1][:count]), len(ids)
+
+    def _ids(self) -> Sequence[int]:
+        return sorted(int(str(project_id)) for project_id in self._redis.smembers(_INDEX))
+
+    def _read(self, ids: Sequence[int]) -> Sequence[ProjectFacts]:
         with self._redis.pipeline(transaction=False) as pipe:
             for project_id in ids:
                 pipe.hgetall(_facts(project_id))

@@ -135,16 +135,17 @@ class Reader:
         self._agreement = AgreementRecords(client)
 
     def overview(self) -> Overview:
-        known = self._projects.list()
-        shown = known[::-1][:PROJECTS_SHOWN]
+        shown, known = self._projects.newest(PROJECTS_SHOWN)
         pace = self._records.pace()
+        rows = self._rows(shown, pace)
+        failing = [row.id for row in rows if row.counts["failed"]]
         return Overview(
-            projects=sorted(self._rows(shown, pace), key=lambda row: (-row.open, -row.total, row.id)),
-            hidden_projects=len(known) - len(shown),
+            projects=sorted(rows, key=lambda row: (-row.open, -row.total, row.id)),
+            hidden_projects=known - len(shown),
             processes=alive(self._redis),
             queues=queue_facts(self._redis, self._settings.queue_shards),
             finetunes=self._finetunes.open_jobs(),
-            failures=self._records.latest_failures([facts.project_id for facts in shown], FAILURES_SHOWN),
+            failures=self._records.latest_failures(failing, FAILURES_SHOWN),
             open_count=self._records.open_count(),
             per_s=sum(pace.values()),
         )

@@ -122,6 +122,18 @@ def test_nothing_there_yet_is_explained(redis_url: str, client: redis.Redis, tmp
         expect(page.get_by_text("All queues are empty.")).to_be_visible()
 
 
+def test_the_newest_projects_are_shown_and_the_others_counted(site: Site, page: Page) -> None:
+    for project_id in range(2, 34):
+        site.showcase.add_project(project_id, f"Number {project_id}", SHELF)
+
+    page.goto(site.url)
+
+    expect(page.locator(".card")).to_have_count(30)
+    expect(page.locator("#project-33")).to_be_visible()
+    expect(page.locator("#project-3")).to_have_count(0)
+    expect(page.get_by_text("3 older projects are not shown")).to_be_visible()
+
+
 def test_agreement_is_shown_by_version_and_label_with_the_worst_first(site: Site, page: Page) -> None:
     # given / when
     site.showcase.add_agreement(1)
