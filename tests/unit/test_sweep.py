@@ -19,7 +19,7 @@ def test_given_items_that_come_while_one_call_runs_when_it_ends_then_the_next_ca
         if 3 in items:
             ended.set()
 
-    with ThreadPoolExecutor(1) as threads:
+    with ThreadPoolExecutor(2) as threads:  # the second one stays idle: calls do not overlap
         sweep = Sweep(run, threads.submit)
         sweep.add(1)
         assert began.wait(10)
@@ -44,20 +44,23 @@ def test_given_items_put_without_a_call_when_it_is_told_to_go_then_one_call_has_
     assert calls == [[1, 2]]
 
 
-def test_given_a_call_that_fails_when_the_next_items_come_then_they_are_run():
+def test_given_a_call_that_fails_when_more_has_come_meanwhile_then_that_is_run():
     calls: list[list[int]] = []
+    began, go_on = threading.Event(), threading.Event()
 
     def run(items: list[int]) -> None:
         calls.append(items)
+        began.set()
+        go_on.wait(10)
         if items == [1]:
             raise ValueError("no")
 
     with ThreadPoolExecutor(1) as threads:
         sweep = Sweep(run, threads.submit)
         sweep.add(1)
-    with ThreadPoolExecutor(1) as threads:
-        sweep = Sweep(run, threads.submit)
+        assert began.wait(10)
         sweep.add(2)
+        go_on.set()
 
     assert calls == [[1], [2]]
 
