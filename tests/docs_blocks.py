@@ -40,7 +40,7 @@ NOT_RUN = {
     "docker load < groundcrew-images.tar.gz":
         "it needs the file of the block before; tests/services/test_compose.py starts the same services",
     "make env": "it builds images of gigabytes; tests/services/test_compose.py does, its first line is run by itself",
-    'make env && echo "COMPOSE_FILE=docker-compose.yml:docker-compose.gpu.yml" >> .env     # 1 ':
+    'make env && echo "COMPOSE_FILE=docker-compose.yml:docker-compose.gpu.yml" >> .env  # 1 ':
         "the five commands need a GPU and an editor: the first is run by itself, the third by "
         "tests/services/test_get_weights.py, the others by tests/services/test_compose.py",
     "NAME=grounding_dino_swin-t_pretrain_obj365_goldg_grit9m_v3det":
