@@ -27,7 +27,7 @@ PAUSE_S = (5.0, 15.0)  #: between two faults
 TROUBLE_S = 10.0
 FINISH_S = 180.0
 WATCHED = ("API", "worker 1", "writer 1")
-FLAT_MB = 15.0  #: growth from the third quarter to the last; before, threads are made as peaks come: 128 in a writer
+FLAT_MB = 15.0  #: growth from the third quarter to the last; before, heaps grow to what outages ask of them
 
 Fault = Callable[[Site], None]
 

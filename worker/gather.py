@@ -1,8 +1,8 @@
 """The writer's loop: takes all write-backs that wait, stores them together, and settles each one's fate.
 
 Called by: worker.app, in the writer process. Must not import: Celery, torch.
-Under load it waits a moment between two requests: one of 100 predictions costs Label Studio hardly more than one of 10.
-Example: `gatherer = Gatherer(crew, writer, Intake(client, WRITE_QUEUE), limit=128); gatherer.start()`
+Few large requests: with each one Label Studio 1.23.2 counts anew what all tasks of the project have. 2,000 predictions
+are stored several times faster by 1,000 than by 128. Example: `Gatherer(crew, writer, intake, limit=1000).start()`
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Called by: worker.gather. Must not import: Celery, torch.
 kombu and Celery spent 1.4 ms of processor on each: trips to Redis, a request object, a hand-over to a thread. Here all
-share one trip and one thread. Example: `taken = intake.take(128); ...; intake.done([one.tag for one in taken])`
+share one trip and one thread. Example: `taken = intake.take(1000); ...; intake.done([one.tag for one in taken])`
 """
 
 from __future__ import annotations
