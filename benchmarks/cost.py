@@ -2,7 +2,7 @@
 
 Called by: benchmarks/queue.py. Must not import: backend, worker, torch.
 One worker with full batches; the first part of the run is left out. The main thread receives and acknowledges messages
-(Celery, kombu), the job threads run worker.tasks, one more detects. Example: `measure_cost(folder, tasks=2000)`
+(Celery, kombu), the others run worker.lane, one more detects. Example: `measure_cost(folder, tasks=2000)`
 """
 
 from __future__ import annotations
