@@ -87,17 +87,40 @@ class LabelStudio:
     def store(self, project_id: int, predictions: Sequence[Prediction]) -> int:
         """Store predictions in one request; returns how many Label Studio really created.
 
-        Its bulk endpoint drops what it does not like silently, and refuses all of them for one bad task id.
+        Its bulk endpoint drops what it does not like silently, and refuses all of them for one bad task id. With each
+        request it counts anew what all tasks of the project have, a second for 2,000; so one alone goes another way.
         """
         body = [{"task": p.task_id, **p.to_label_studio()} for p in predictions]
-        url = f"{self._settings.label_studio_url}/api/projects/{project_id}/import/predictions"
+        if len(body) == 1 and self._fits(project_id, body[0]):
+            self._post("predictions/", {"project": project_id, **body[0]})
+            return 1
+        return int(self._post(f"projects/{project_id}/import/predictions", body).json()["created"])
+
+    def _fits(self, project_id: int, body: Mapping[str, object]) -> bool:
+        """Whether Label Studio's own library finds the labels in the project's config, as only the bulk endpoint asks.
+
+        Where it does not, or the project cannot be read, the bulk endpoint decides.
+        """
+        from label_studio_sdk.label_interface import LabelInterface
+
+        try:
+            errors = LabelInterface(self.label_config(project_id)).validate_prediction(dict(body), return_errors=True)
+        except LabelStudioUnreachable:
+            raise
+        except Exception as error:
+            log.debug("the label config of project %d cannot be used: %s", project_id, error)
+            return False
+        return not errors
+
+    def _post(self, path: str, body: object) -> httpx.Response:
         headers = self._call(lambda: self._sdk._client_wrapper.get_headers())
         # The SDK's own call looks at every box as if it were an unknown object: 156 us a prediction instead of 16.
         with self._translated():
-            answer = self._http.post(url, json=body, headers={"Authorization": headers["Authorization"]})
+            answer = self._http.post(f"{self._settings.label_studio_url}/api/{path}", json=body,
+                                     headers={"Authorization": headers["Authorization"]})  # fmt: skip
         if answer.status_code != httpx.codes.CREATED:
             raise _translate(answer.status_code)
-        return int(answer.json()["created"])
+        return answer
 
     def holds(self, task_id: int, model_version: str) -> bool:
         """Whether the task has a prediction of exactly this version."""

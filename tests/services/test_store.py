@@ -1,0 +1,66 @@
+"""Predictions reach a real Label Studio by either of its endpoints, with the same rules."""
+
+import pytest
+
+from contract.errors import LabelStudioRefused
+from contract.jobs import Prediction
+from contract.settings import read_settings
+from groundcrew.demo.scenes import make_label_config
+from worker.labelstudio import LabelStudio
+
+TASKS = 4
+BOX = {
+    "id": "a", "from_name": "label", "to_name": "image", "type": "rectanglelabels", "original_width": 100,
+    "original_height": 100, "image_rotation": 0,
+    "value": {"x": 1, "y": 1, "width": 10, "height": 10, "rotation": 0, "rectanglelabels": ["red circle"]},
+}  # fmt: skip
+
+
+@pytest.fixture
+def project(label_studio):
+    project = label_studio.create_project("store", make_label_config())
+    label_studio.import_tasks(project, [f"http://images.invalid/{n}.png" for n in range(TASKS)])
+    return project
+
+
+@pytest.fixture
+def tasks(label_studio, project):
+    return sorted(label_studio.image_names(project))
+
+
+@pytest.fixture
+def connection(label_studio_server, label_studio_token):
+    known = {"LABEL_STUDIO_URL": label_studio_server.url, "LABEL_STUDIO_API_KEY": label_studio_token}
+    connection = LabelStudio(read_settings(known))
+    yield connection
+    connection.close()
+
+
+def prediction(task_id, label="red circle", boxes=1):
+    box = BOX | {"value": BOX["value"] | {"rectanglelabels": [label]}}
+    return Prediction(task_id=task_id, model_version="v", score=0.5, result=[box] * boxes)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_fits_is_stored_alone_or_with_others(connection, label_studio, project, tasks, count):
+    assert connection.store(project, [prediction(task) for task in tasks[:count]]) == count
+    assert sorted(one.task for one in label_studio.predictions(project)) == tasks[:count]
+    assert connection.holds(tasks[0], "v")
+
+
+def test_an_image_without_a_box_is_stored_too(connection, label_studio, project, tasks):
+    assert connection.store(project, [prediction(tasks[0], boxes=0)]) == 1
+    assert [one.result for one in label_studio.predictions(project)] == [[]]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_labels_that_the_project_does_not_know_are_not_stored(connection, label_studio, project, tasks, count):
+    assert connection.store(project, [prediction(task, "no such label") for task in tasks[:count]]) == 0
+    assert label_studio.predictions(project) == []
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_an_unknown_task_is_refused(connection, label_studio, project, tasks, count):
+    with pytest.raises(LabelStudioRefused):
+        connection.store(project, [*[prediction(task) for task in tasks[:count]], prediction(10**8)])
+    assert label_studio.predictions(project) == []
