@@ -86,7 +86,7 @@ class Settings(BaseModel):
     batch_size: int = Field(8, ge=1, le=256, description="Most images in one detect call")
     worker_threads: int = Field(16, ge=1, le=256, description="Bulk jobs one worker handles at once (download, decode, wait)")
     interactive_threads: int = Field(4, ge=1, le=64, description="Interactive jobs one worker handles at once")
-    writer_threads: int = Field(1000, ge=1, le=1024, description="Most predictions that the writer stores in one POST")
+    writer_batch_size: int = Field(1000, ge=1, le=1024, description="Most predictions that the writer stores in one POST")
     image_timeout_s: float = Field(30.0, gt=0, description="Longest download of one image")
     image_limit_bytes: int = Field(64 * 1024**2, ge=1024, description="Largest image file")
     image_limit_px: int = Field(64_000_000, ge=1024, description="Most pixels (width x height) of an image")

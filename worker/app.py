@@ -119,7 +119,7 @@ def run_write(settings: Settings) -> None:
     register(crew)
     intake = Intake(connect_redis(settings), WRITE_QUEUE)
     writer = Writer(label_studio, Results(client), records)
-    gatherer = Gatherer(crew, writer, intake, limit=settings.writer_threads)
+    gatherer = Gatherer(crew, writer, intake, limit=settings.writer_batch_size)
     reconciler = Reconciler(crew, client)
     reconciler.start()
     notices = Notices(client, Registry(settings), crew.send, after_jobs=settings.notify_after_jobs)

@@ -206,6 +206,7 @@ def test_annotators_agree_more_with_the_new_version(trained, label_studio, crew)
     wait_until(lambda: agreement().get(record["version"], {}).get("images") == 12, "the comparisons", crew.log_tail)
     old, new = agreement()["tiny-shapes-1"], agreement()[record["version"]]
     assert old["images"] == ANNOTATED
+    print(f"agreement (F1) of {old['images']} and {new['images']} images: {old['f1']} -> {new['f1']}")
     assert new["f1"] > old["f1"] + 0.05, (old["f1"], new["f1"])
     assert new["by_label"][NEW.shape]["added"] < old["by_label"][NEW.shape]["added"]
 
