@@ -29,7 +29,8 @@ OTHER_SETTINGS = (
     "worker_threads", "interactive_threads", "writer_batch_size", "image_timeout_s", "image_limit_bytes",
     "image_limit_px", "detect_timeout_s", "basic_auth_user", "basic_auth_pass", "webhook_secret", "log_level",
     "finetune_after", "finetune_debounce_s", "repredict", "image_schemes", "image_hosts", "image_private_hosts",
-    "api_token", "gpu_sharing", "notify_url", "notify_secret", "notify_after_jobs", "otel_exporter_otlp_endpoint", "log_format",
+    "api_token", "gpu_sharing", "notify_url", "notify_secret", "notify_after_jobs", "otel_exporter_otlp_endpoint",
+    "log_format",
 )  # fmt: skip
 #: Other names of the same settings; `hostname` and `access_token` are the older template's own.
 ALIASES = {
