@@ -32,8 +32,9 @@ $(INSTALLED): setup.cfg pyproject.toml
 demo: install ## a real Label Studio whose images get their boxes; ONCE=1 checks them and ends
 	@$(VENV)/bin/groundcrew demo $(if $(ONCE),--once)
 
-screenshots: install ## pictures of the status page for the documentation, into docs/images (needs chromium)
+screenshots: install ## the documentation's pictures, into docs/images: the status page; Label Studio, demo and a training (needs chromium)
 	$(RUN) docs.screenshots
+	$(RUN) docs.screenshots_real
 
 animation: install ## the loop as a film of 20 seconds, from a real Label Studio, into docs/images/loop.webp (needs chromium)
 	$(RUN) docs.animation

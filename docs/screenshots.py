@@ -1,6 +1,7 @@
-"""Takes the pictures in docs/images: the status page as it is, in a headless Chromium, over a made-up busy state.
+"""Takes pictures for docs/images: the status page as it is, in a headless Chromium, over a made-up busy state.
 
-Called by: `make screenshots`. Must not import: worker, but for the two functions that draw a fine-tune's curves.
+Called by: `make screenshots`, with docs/screenshots_real.py, whose pictures are of the real thing.
+Must not import: worker, but for the two functions that draw a fine-tune's curves.
 Needs Debian's chromium; a Redis comes along. Example: python -m docs.screenshots
 """
 
@@ -8,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,17 +17,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 from werkzeug.serving import make_server
 
 from backend.app import create_app
 from contract.broker import connect_redis
 from contract.settings import Settings, read_settings
+from docs.stage import IMAGES, chromium
 from groundcrew.embedded_redis import EmbeddedRedis
 from tests.fakes.showcase import Showcase
 
-IMAGES = Path(__file__).parent / "images"
-FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
 WIDE, PHONE = {"width": 1240, "height": 900}, {"width": 390, "height": 844}
 TALLEST_PX = 1750  #: of a picture: a project's list of tasks goes on and on
 #: name -> (path, width of the window)
@@ -48,17 +47,14 @@ SHOTS = {
 
 
 def main() -> None:
-    program = shutil.which("chromium") or sys.exit("chromium is missing (Debian: apt-get install chromium)")
     if not subprocess.run(["fc-list", ":lang=zh-cn"], capture_output=True, check=False).stdout:
         sys.exit("no font has Chinese characters (Debian: apt-get install fonts-noto-cjk)")
     IMAGES.mkdir(exist_ok=True)
-    with _served_showcase() as url, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
+    with _served_showcase() as url, chromium() as browser:
         page = browser.new_page()
         for name, (path, size) in SHOTS.items():
             take(page, f"{url}{path}", size, IMAGES / f"{name}.png")
             print(f"docs/images/{name}.png")
-        browser.close()
 
 
 def take(page: Page, url: str, size: dict[str, int], target: Path) -> None:

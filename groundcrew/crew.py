@@ -40,12 +40,14 @@ class Crew:
         self.url = url
 
     @classmethod
-    def start(cls, folder: Path, settings: Mapping[str, str], *, deadline_s: float = START_DEADLINE_S) -> "Crew":
-        """Starts it with `folder` as working directory and waits until a worker has its model loaded.
+    def start(
+        cls, folder: Path, settings: Mapping[str, str], *, port: int = 0, deadline_s: float = START_DEADLINE_S
+    ) -> "Crew":
+        """Starts it with `folder` as working directory and waits until a worker has its model loaded. `port` 0: any.
 
         Nothing of the caller's environment but PATH and the like is passed on. Raises CrewDidNotStart.
         """
-        port = free_port()
+        port = port or free_port()
         child = Child.start(
             [sys.executable, "-m", "groundcrew", "up", "--port", str(port)],
             env=bare_environment(settings),

@@ -1,6 +1,6 @@
 """Label Studio's pages as a person uses them, driven in a headless Chromium.
 
-Called by: tests/services/test_browser.py. Selectors are those of Label Studio 1.23.2.
+Called by: tests/services/test_browser.py, docs/stage.py. Selectors are those of Label Studio 1.23.2.
 Must not import: backend, worker.
 Example: pages.open_task(project, task); pages.regions()[0].label
 """
@@ -71,11 +71,15 @@ class LabelStudioPages:
             self._page.get_by_role("button", name="Start Training").click()
         assert answer.value.ok, answer.value.text()
 
-    def retrieve_all_predictions(self, project: int) -> None:
-        """Data manager: select all, Retrieve Predictions, OK; returns when Label Studio has answered."""
+    def open_actions(self, project: int) -> None:
+        """Data manager: select all, and open the menu of actions, whose button says then how many tasks there are."""
         self._page.goto(f"{self._url}/projects/{project}/data")
         self._page.locator("input[type=checkbox]").first.click(force=True)
         self._page.locator("button:has-text('Task')").first.click()
+
+    def retrieve_all_predictions(self, project: int) -> None:
+        """Data manager: select all, Retrieve Predictions, OK; returns when Label Studio has answered."""
+        self.open_actions(project)
         self._page.get_by_text("Retrieve Predictions").first.click()
         with self._page.expect_response(lambda answer: "retrieve_tasks_predictions" in answer.url) as answer:
             self._page.locator("button:has-text('OK')").last.click()

@@ -46,8 +46,8 @@ def crew(folder, label_studio_server, label_studio_token):
         yield running
 
 
-def label_config():
-    pairs = [tuple(name.split(" ")) for name in OLD_NAMES]
+def label_config(old_names=OLD_NAMES):
+    pairs = [tuple(name.split(" ")) for name in old_names]
     return make_label_config(pairs).replace(
         "</RectangleLabels>", f'<Label value="{NEW.shape}" background="#804080"/></RectangleLabels>'
     )

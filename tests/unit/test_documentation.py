@@ -210,6 +210,15 @@ def test_both_languages_have_the_same_sections_and_blocks(name):
     assert [block.language for block in read_blocks(english)] == [block.language for block in read_blocks(chinese)]
 
 
+@pytest.mark.parametrize("name", TRANSLATED)
+def test_both_languages_show_the_same_pictures(name):
+    """In the page's own language where there is one, whose name ends with -zh; each says what is seen."""
+    english, chinese = pictures(DOCS / name), pictures(TRANSLATED[name])
+
+    assert [Path(path).name for _, path in english] == [Path(path).name.replace("-zh", "") for _, path in chinese]
+    assert all(len(alt) > 5 for alt, _ in (*english, *chinese))
+
+
 def test_the_way_to_real_weights_is_the_same_five_commands_everywhere():
     english, chinese, deploy = (
         [block for block in read_blocks(page) if "deploy/get_weights" in block.text]
@@ -237,7 +246,7 @@ def test_the_way_by_hand_downloads_what_the_script_does():
 
 
 def test_both_readmes_show_the_same_pictures():
-    english, chinese = (re.findall(r"!\[[^]]*\]\(([^)]+)\)", page.read_text(encoding="utf-8")) for page in READMES)
+    english, chinese = ([path for _, path in pictures(page)] for page in READMES)
 
     assert english == chinese
     assert any(name.endswith((".webp", ".gif")) for name in english)
@@ -262,6 +271,11 @@ def test_licence_and_community_files_exist():
     assert "Apache License" in (REPOSITORY / "LICENSE").read_text()
     assert "Contributor Covenant" in (REPOSITORY / "CODE_OF_CONDUCT.md").read_text()
     assert (REPOSITORY / "CONTRIBUTING.md").exists()
+
+
+def pictures(page: Path) -> list[tuple[str, str]]:
+    """(alternative text, path) of each."""
+    return re.findall(r"!\[([^]]*)\]\(([^)]+)\)", page.read_text(encoding="utf-8"))
 
 
 def headings(page: Path) -> list[int]:
