@@ -1,6 +1,6 @@
 """A `groundcrew up` of our own, as a subprocess: started in a folder that keeps its state, stopped cleanly.
 
-Called by: groundcrew/demo/run.py and tests/services.
+Called by: groundcrew/demo/run.py, docs/stage.py and tests/services.
 Must not import: backend, worker.
 Example: with Crew.start(folder, {"LABEL_STUDIO_URL": server.url, "LABEL_STUDIO_API_KEY": token}) as crew: crew.url
 """

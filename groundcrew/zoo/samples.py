@@ -1,6 +1,6 @@
 """Pictures to try things with: generated scenes of coloured shapes as files, which the tiny model knows.
 
-Called by: people, the documentation, docs/animation.py. Must not import: torch, mmdet, backend, worker.
+Called by: people, the documentation, docs/screenshots_real.py. Must not import: torch, mmdet, backend, worker.
 Example: `python -m groundcrew.zoo.samples shapes --count 6`, or `--large` for one picture of 1280 x 1024 pixels
 """
 
