@@ -36,7 +36,7 @@ MORE_IMAGES = 240  #: so many that the crew is still at it when its page is look
 TUTORIAL_IMAGES = 12
 KNOWN = ("orange triangle", "orange arrow", "black diamond", "pink circle")  #: labels beside the new one
 MARGIN_PX = 16
-OVERVIEW_WIDTH_PX = 900
+OVERVIEW_WIDTH_PX = 860
 LIMIT_BYTES = 200_000
 PALETTES = (256, 128)  #: sizes to try for a picture that is larger than the limit
 
