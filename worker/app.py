@@ -8,6 +8,7 @@ Example: `run_predict(read_settings())`
 from __future__ import annotations
 
 import atexit
+import gc
 import logging
 import os
 import signal
@@ -20,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import redis
-from celery import Celery
+from celery import Celery, bootsteps
 from celery.concurrency.thread import TaskPool
 from celery.exceptions import SecurityWarning
 from celery.signals import setup_logging, worker_ready, worker_shutting_down
@@ -165,6 +166,7 @@ def _consume(app: Celery, client: redis.Redis, queues: list[str], threads: int, 
              holds: Callable[[], list[str]] = delivery_tags,
              leaving: Callable[[], None] = lambda: None, pool: type[TaskPool] = TaskPool) -> None:  # fmt: skip
     """Run until SIGTERM: what runs is finished, what waits goes back. `leaving` runs before the last heartbeat."""
+    app.steps["consumer"].add(Tidy)
     worker = app.Worker(queues=queues, pool_cls=pool, concurrency=threads, hostname=name,
                         without_gossip=True, without_mingle=True, quiet=True)  # fmt: skip
     pace = Pace(lambda: TALLY.total(IMAGES.name))
@@ -184,6 +186,18 @@ def _consume(app: Celery, client: redis.Redis, queues: list[str], threads: int, 
     finally:
         leaving()
         heartbeat.stop()
+
+
+class Tidy(bootsteps.StartStopStep):
+    """Whenever Celery has connected: the errors of an outage are cycles of frames that hold images and messages.
+
+    Left to Python they stayed for several outages: 168 MB became 204 MB in five restarts of Redis, 176 MB with this.
+    """
+
+    requires = ("celery.worker.consumer.connection:Connection",)
+
+    def start(self, parent: object) -> None:
+        gc.collect()
 
 
 def _start_urgent_consumer(crew: Crew, settings: Settings) -> threading.Thread:

@@ -225,6 +225,7 @@ class Lane:
             self._end(one)
 
     def _end(self, one: Passenger, failure: Exception | None = None) -> None:
+        one.prepared = one.boxes = None  # an error's traceback may keep its frames, and these their images, for long
         self._crew.turns.leave()
         self._leave(one.request, failure, time.monotonic() - one.began_s)
 
