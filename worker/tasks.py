@@ -89,7 +89,8 @@ def register(crew: Crew, **predict_options: object) -> None:
             with follow(self.request, job):
                 run(crew, job, redelivered=bool((self.request.delivery_info or {}).get("redelivered")))
 
-        crew.app.task(bind=True, name=kind.name, **options)(call)
+        # not shared: Celery would give the urgent consumer's app the bulk consumer's task, and its lane
+        crew.app.task(bind=True, name=kind.name, shared=False, **options)(call)
 
     as_task(PredictJob, predict, **predict_options)
     as_task(ExpandJob, lambda crew, job, redelivered: expand(crew, job))
