@@ -26,7 +26,7 @@ from contract.jobs import WriteBackJob
 from contract.logs import about, facts_of
 from contract.traces import span
 from worker.intake import Intake, Taken
-from worker.tasks import Crew
+from worker.tasks import Crew, first_problem
 from worker.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -161,7 +161,5 @@ def _read(taken: Taken) -> Received:
     try:
         job = WriteBackJob.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "job"
-        raise _Stray(name, content, f"{where}: {first['msg']}") from error
+        raise _Stray(name, content, ": ".join(first_problem(error))) from error
     return Received(taken.tag, job, str(headers.get("request_id") or ""), str(headers.get("traceparent") or ""))

@@ -1,8 +1,8 @@
 """Bulk predict jobs, many together: they are started in one trip to Redis, and what a batch found leaves in another.
 
 Called by: worker.app (in place of Celery's pool of threads). Must not import: torch.
-A thread a job cost 2 ms of processor: four trips to Redis, and a thread woken after each. What comes alone, or again
-after a death, or has tiles, or is traced, takes the long way: worker.tasks says what becomes of a job in either case.
+A thread a job cost 2 ms of processor: four trips to Redis, and a thread woken after each. What comes again after a
+death, or is traced, takes the long way through worker.tasks, which says what becomes of a job in either case.
 Example: `lane = Lane(crew, client, threads=16); register(crew, lane=lane); app.Worker(pool_cls=make_pool(lane), ...)`
 """
 

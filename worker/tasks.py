@@ -102,9 +102,15 @@ def register(crew: Crew, **predict_options: object) -> None:
 
 
 def bury_malformed(crew: Crew, name: str, given: dict[str, object], error: ValidationError) -> None:
-    where = ".".join(map(str, error.errors()[0]["loc"])) or "job"
+    where, problem = first_problem(error)
     log.error("a %s message is kept as a dead letter: %s", name, where)
-    crew.records.dead.bury_stray(name, given.get("job", given), BadMessage(f"{where}: {error.errors()[0]['msg']}"))
+    crew.records.dead.bury_stray(name, given.get("job", given), BadMessage(f"{where}: {problem}"))
+
+
+def first_problem(error: ValidationError) -> tuple[str, str]:
+    """The dotted path of the first field of a message that is wrong, and what is wrong with it."""
+    first = error.errors()[0]
+    return ".".join(map(str, first["loc"])) or "job", first["msg"]
 
 
 def predict(crew: Crew, job: PredictJob, redelivered: bool = False) -> None:
