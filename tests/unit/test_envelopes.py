@@ -21,7 +21,8 @@ def run(job):
 def app():
     app = Celery("test", broker="memory://", set_as_current=False)
     for kind in (PredictJob, WriteBackJob):
-        app.task(name=kind.name)(run)
+        # not shared: Celery would give it to every app made after this one, and so to other tests
+        app.task(name=kind.name, shared=False)(run)
     return app
 
 
