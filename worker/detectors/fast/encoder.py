@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from worker.detectors.fast.fusion import Fusion
 from worker.detectors.fast.geometry import Geometry
-from worker.detectors.fast.layers import BLOCK_ROWS, FeedForward, Norm
+from worker.detectors.fast.layers import FeedForward, Norm, block_rows
 from worker.detectors.fast.sampling import DeformableWeights, SamplingGrid
 from worker.detectors.stack import get_text_sine_pos_embed
 
@@ -54,7 +54,7 @@ class EncoderLayer:
         """(images, cells, channels) -> the same."""
         table = places.grid.fill(self.attention.value(image))
         found = torch.empty_like(image)
-        for images, rows in cut_into_blocks(*image.shape[:2]):
+        for images, rows in cut_into_blocks(*image.shape[:2], block_rows(image.dtype)):
             found[images, rows] = self._look(image[images, rows], table[images], places, rows)
         return found
 
@@ -65,14 +65,14 @@ class EncoderLayer:
         return self._norms[1](self._forward(cells).add_(cells))
 
 
-def cut_into_blocks(images: int, cells: int) -> Iterator[tuple[slice, slice]]:
+def cut_into_blocks(images: int, cells: int, rows: int) -> Iterator[tuple[slice, slice]]:
     """Images and cells of each block: part of one image, or, where images are small, several whole ones."""
-    if cells >= BLOCK_ROWS:
+    if cells >= rows:
         for image in range(images):
-            for first in range(0, cells, BLOCK_ROWS):
-                yield slice(image, image + 1), slice(first, first + BLOCK_ROWS)
+            for first in range(0, cells, rows):
+                yield slice(image, image + 1), slice(first, first + rows)
         return
-    together = max(1, BLOCK_ROWS // cells)
+    together = max(1, rows // cells)
     for image in range(0, images, together):
         yield slice(image, image + together), slice(None)
 

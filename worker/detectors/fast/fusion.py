@@ -30,8 +30,10 @@ class Fusion:
         text = block.layer_norm_l(text)
         keys, offsets = self._fold_keys(text)  # (images, heads * tokens, channels), (images, heads * tokens)
         scores = image @ keys.to(self._dtype).transpose(1, 2)  # (images, cells, heads * tokens)
+        # Cells last: a softmax over the few tokens then takes whole vectors of cells, and a tenth of the time.
+        scores = scores.transpose(1, 2).contiguous()
         to_text = self._gather(image, scores)
-        image = self._scatter(image, scores.add_(offsets[:, None].to(self._dtype)), text)
+        image = self._scatter(image, scores.add_(offsets[..., None].to(self._dtype)), text)
         return image, text + block.gamma_l * attention.out_l_proj(to_text)
 
     def _fold_keys(self, text: Tensor) -> tuple[Tensor, Tensor]:
@@ -45,7 +47,7 @@ class Fusion:
     def _gather(self, image: Tensor, scores: Tensor) -> Tensor:
         """What the text takes from the image: softmax over cells, for which the offsets do not matter."""
         attention = self._attention
-        shares = scores.transpose(1, 2).contiguous().softmax(-1)  # (images, heads * tokens, cells)
+        shares = scores.softmax(-1)  # (images, heads * tokens, cells)
         seen = (shares @ image).float().unflatten(1, (attention.num_heads, -1))
         weight = attention.values_v_proj.weight.view(attention.num_heads, attention.head_dim, -1)
         values = (seen @ weight.transpose(1, 2)).transpose(1, 2).flatten(2)  # (images, tokens, width)
@@ -57,8 +59,8 @@ class Fusion:
         values = self._split(attention.values_l_proj(text))  # (images, heads, tokens, width of a head)
         out = (attention.out_v_proj.weight * block.gamma_v[:, None]).T.view(attention.num_heads, attention.head_dim, -1)
         values = (values @ out).flatten(1, 2).to(self._dtype)  # (images, heads * tokens, channels)
-        shares = scores.unflatten(-1, (attention.num_heads, -1)).softmax(-1).flatten(2)
-        return torch.baddbmm(image, shares, values).add_((attention.out_v_proj.bias * block.gamma_v).to(self._dtype))
+        shares = scores.unflatten(1, (attention.num_heads, -1)).softmax(2).flatten(1, 2)
+        return torch.baddbmm(image, shares.transpose(1, 2), values).add_((attention.out_v_proj.bias * block.gamma_v).to(self._dtype))
 
     def _split(self, projected: Tensor) -> Tensor:
         return projected.unflatten(-1, (self._attention.num_heads, -1)).transpose(1, 2)

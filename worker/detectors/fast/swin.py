@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from worker.detectors.fast.geometry import Shapes
-from worker.detectors.fast.layers import BLOCK_ROWS, Dense, FeedForward, Norm
+from worker.detectors.fast.layers import Dense, FeedForward, Norm, block_rows
 from worker.detectors.fast.neck import Level, Neck
 
 SIZES_KEPT = 16  #: stages times sizes of images whose windows are remembered
@@ -103,7 +103,7 @@ class SwinBlock:
     def __call__(self, cells: Tensor, windows: Windows) -> Tensor:
         """(cells, channels), changed in place."""
         cells += self.attention(self._norms[0](cells), windows)
-        for part in cells.split(BLOCK_ROWS):
+        for part in cells.split(block_rows(cells.dtype)):
             part += self._forward(self._norms[1](part))
         return cells
 
