@@ -60,7 +60,8 @@ class Fusion:
         out = (attention.out_v_proj.weight * block.gamma_v[:, None]).T.view(attention.num_heads, attention.head_dim, -1)
         values = (values @ out).flatten(1, 2).to(self._dtype)  # (images, heads * tokens, channels)
         shares = scores.unflatten(1, (attention.num_heads, -1)).softmax(2).flatten(1, 2)
-        return torch.baddbmm(image, shares.transpose(1, 2), values).add_((attention.out_v_proj.bias * block.gamma_v).to(self._dtype))
+        bias = (attention.out_v_proj.bias * block.gamma_v).to(self._dtype)
+        return torch.baddbmm(image, shares.transpose(1, 2), values).add_(bias)
 
     def _split(self, projected: Tensor) -> Tensor:
         return projected.unflatten(-1, (self._attention.num_heads, -1)).transpose(1, 2)
