@@ -32,6 +32,7 @@ from worker.detectors.base import ModelSource
 from worker.detectors.configs import find_config, prepare_for_inference, read_config
 from worker.detectors.mmgdino import load
 from worker.detectors.prompts import encode_prompts, text_limit
+from worker.models import SPINS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 FULL_SIZE = {
@@ -78,6 +79,8 @@ class Contender:
 def start(kind: str, job_path: Path, threads: int) -> Iterator[Contender]:
     """A contender that is ready; it ends with the block."""
     env = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(REPOSITORY), "PYTHONWARNINGS": "ignore"}
+    if kind.startswith("ours"):
+        env |= SPINS  # as in a worker
     command = [sys.executable, "-m", "benchmarks.detector_contenders", kind, str(job_path)]
     with (
         tempfile.TemporaryFile() as log,
