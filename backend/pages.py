@@ -19,7 +19,7 @@ from backend.dispatch import Dispatcher
 from backend.models import ModelCards
 from backend.ui import guard
 from backend.ui.actions import Actions
-from backend.ui.card import compare_metrics, read_facts
+from backend.ui.card import compare_metrics, read_evidence, read_facts
 from backend.ui.charts import line_of
 from backend.ui.snapshot import JOBS_A_PAGE, PICTURES, TOKENS_READ, Overview, Reader, age_s
 from backend.ui.words import DEFAULT, LANGUAGES, Words
@@ -96,7 +96,7 @@ class Pages:
         pictures = [name for name in PICTURES if self._reader.picture(ref, name) is not None]
         return self._show(
             "model.html", "models", card=card, state=state, facts=read_facts(card), metrics=compare_metrics(card),
-            pictures=pictures,
+            evidence=read_evidence(card), pictures=pictures,
         )  # fmt: skip
 
     def picture(self, ref: str, name: str) -> Answer:

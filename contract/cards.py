@@ -21,6 +21,9 @@ _PROJECT_SUFFIX = re.compile(r"-p\d+$")
 State = Literal["base", "current", "candidate", "refused", "retired"]
 """`base` of the settings; `current` of a project; `retired`, was current; `refused` by the rule; `candidate`, else."""
 
+Verdict = Literal["better", "no_boxes", "not_better", "chance", "few_images", "forgot"]
+"""Why a fine-tune's version was promoted (`better`), or refused; see worker.decision. Pages explain each."""
+
 
 class VersionCard(BaseModel):
     """card.json: who made a version from what, how good it is, and how to use it."""
@@ -40,7 +43,9 @@ class VersionCard(BaseModel):
     metrics: dict[str, dict[str, JsonValue]] = Field(default_factory=dict)  #: of "base" and "candidate"
     rule: str = ""  #: what the candidate had to fulfil, in words
     decision: Literal["", "promoted", "refused"] = ""
+    verdict: str = ""  #: a Verdict, or one that a newer worker knows; empty in cards of older ones
     reason: str = ""
+    evidence: dict[str, JsonValue] = Field(default_factory=dict)  #: how sure it is that mAP on val rose
     settings: dict[str, JsonValue] = Field(default_factory=dict)
     packages: dict[str, str] = Field(default_factory=dict)
     score_threshold: float = DEFAULT_SCORE_THRESHOLD

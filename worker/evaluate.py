@@ -1,8 +1,8 @@
-"""Measures a model on a project's val split and on what its base knew, and decides whether a candidate is promoted.
+"""Measures a model on a project's val split and on what its base knew; worker/decision.py compares two of them.
 
-Called by worker/finetune.py, by worker/train.py between updates, and by `groundcrew bench finetune`.
+Called by worker/stages.py, by worker/training/run.py between updates, and by `groundcrew bench finetune`.
 Must not import backend, groundcrew, torch or mmdet: the detector is passed in. Average precision is pycocotools'.
-Example: `decide(Findings(evaluate(base, val, categories)), Findings(evaluate(new, val, categories))).promoted`.
+Example: `evaluate(load(source, "cpu"), dataset.split("val"), dataset.categories).map`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import contextlib
 import io
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from contract.errors import JobCancelled
 from worker.dataset import Category
 from worker.detectors.base import Boxes, Detector
+from worker.matches import RECALLS, Matches, read_matches
 from worker.replay import Replay
 from worker.training.samples import SampleLike, read_pixels
 
 LEAST_SCORE = 0.001  #: COCO ranks all boxes; those below change no third digit and cost time
 IMAGES_A_CALL = 4
 Item = TypeVar("Item")
-RECALLS = np.linspace(0.0, 1.0, 101)  #: at which COCO reads precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,36 +41,13 @@ class Metrics:
     images: int
     boxes: int
     precision50: NDArray[np.float64]  # (101,) mean precision at IoU 0.5 for each of RECALLS
+    matches: Matches = field(default_factory=Matches)  #: image by image
 
     def to_json(self) -> dict[str, object]:
         """For metrics.json and the version's card."""
         per_class = {name: round(value, 4) for name, value in self.per_class_ap.items()}
         figures = {"map": round(self.map, 4), "ap50": round(self.ap50, 4), "per_class_ap": per_class}
         return {**figures, "images": self.images, "boxes": self.boxes}
-
-
-@dataclass(frozen=True)
-class Findings:
-    """What was measured of one model."""
-
-    val: Metrics
-    general: Metrics | None = None  #: on the base's held-out images, if it ships any
-
-
-@dataclass(frozen=True)
-class Rule:
-    """When a candidate is promoted; stored in its card."""
-
-    least_gain: float = 0.0  #: mAP on val must rise by more than this
-    most_forgetting: float = 0.02  #: AP50 on the base's held-out images may fall by this much
-
-
-@dataclass(frozen=True)
-class Decision:
-    """The outcome, with a sentence for people."""
-
-    promoted: bool
-    reason: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,24 +58,6 @@ class Judged:
     truth: Sequence[int]  # (N,)
     found: Boxes
     names: Sequence[int]  #: number of the name that each label of `found` stands for
-
-
-def decide(base: Findings, candidate: Findings, rule: Rule | None = None) -> Decision:
-    """Compare two models that were measured on the same images with the same prompts."""
-    rule = rule or Rule()
-    if not candidate.val.boxes:
-        return Decision(False, "There is no box on val to measure with: annotate more images.")
-    before, after = base.val.map, candidate.val.map
-    change = f"mAP on val went from {before:.3f} to {after:.3f}"
-    if after <= before + rule.least_gain:
-        return Decision(False, f"{change}; it must rise by more than {rule.least_gain:g}.")
-    if base.general is None or candidate.general is None:
-        return Decision(True, f"{change}; the base ships no held-out images to check what was forgotten.")
-    fall = base.general.ap50 - candidate.general.ap50
-    kept = f"AP50 on the base's own held-out images went from {base.general.ap50:.3f} to {candidate.general.ap50:.3f}"
-    if fall > rule.most_forgetting:
-        return Decision(False, f"{change}, but {kept}: more than {rule.most_forgetting:g} was forgotten.")
-    return Decision(True, f"{change}; {kept}.")
 
 
 def evaluate(
@@ -164,15 +123,15 @@ def measure(judged: Sequence[Judged], names: Sequence[str]) -> Metrics:
     boxes = sum(len(image.truth) for image in judged)
     if not boxes:
         return Metrics(0.0, 0.0, {}, {}, len(judged), 0, np.zeros(len(RECALLS)))
-    precision = _precision(judged, len(names))  # (10 IoUs, 101 recalls, names); -1 where a name is not present
+    precision, matches = _judge(judged, len(names))  # (10 IoUs, 101 recalls, names); -1 where a name is not present
     present = [place for place in range(len(names)) if precision[0, 0, place] >= 0]
     per_class = {names[place]: float(precision[:, :, place].mean()) for place in present}
     per_class50 = {names[place]: float(precision[0, :, place].mean()) for place in present}
     means = (float(np.mean(list(values.values()))) for values in (per_class, per_class50))
-    return Metrics(*means, per_class, per_class50, len(judged), boxes, precision[0][:, present].mean(1))
+    return Metrics(*means, per_class, per_class50, len(judged), boxes, precision[0][:, present].mean(1), matches)
 
 
-def _precision(judged: Sequence[Judged], names: int) -> NDArray[np.float64]:
+def _judge(judged: Sequence[Judged], names: int) -> tuple[NDArray[np.float64], Matches]:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -190,7 +149,8 @@ def _precision(judged: Sequence[Judged], names: int) -> NDArray[np.float64]:
         judge = COCOeval(truth, found, "bbox")
         judge.evaluate()
         judge.accumulate()
-    return judge.eval["precision"][..., 0, -1]  # objects of all sizes, the best 100 boxes of an image
+    # objects of all sizes, the best 100 boxes of an image
+    return judge.eval["precision"][..., 0, -1], read_matches(judge)
 
 
 def _truths(judged: Sequence[Judged]) -> Iterator[dict[str, object]]:

@@ -37,16 +37,15 @@ from worker.labelstudio import LabelStudio
 from worker.models import as_source
 
 if TYPE_CHECKING:
-    from worker.evaluate import Decision
+    from worker.decision import Decision
     from worker.train import Progress
 
 log = logging.getLogger(__name__)
 
 PACKAGES = ("torch", "mmdet", "mmengine", "transformers")  #: whose versions a card names
-JUDGEMENT_FILE = "judgement.json"
+JUDGEMENT_FILE = "decision.json"
 BASE_FILE = "base.txt"
 TASKS_A_MESSAGE = 1000
-RULE = "mAP on val must rise, and AP50 on the base's own held-out images may fall by at most 0.02"
 
 
 class TrainerStopping(GroundcrewError):
@@ -158,7 +157,8 @@ class Stages:
         return dict(json.loads(path.read_text(encoding="utf-8")))
 
     def _measure(self, base: ModelVersion, dataset: Dataset, candidate: Path) -> dict[str, object]:
-        from worker.evaluate import Findings, decide, draw_precision_recall, evaluate, evaluate_general
+        from worker.decision import Findings, Rule, decide
+        from worker.evaluate import draw_precision_recall, evaluate, evaluate_general
         from worker.models import load_mmgdino
         from worker.replay import open_replay
 
@@ -172,9 +172,9 @@ class Stages:
         self._report(map=findings["candidate"].val.map, map_base=findings["base"].val.map)
         drawn = {f"before ({base.ref})": findings["base"].val, "after": findings["candidate"].val}
         draw_precision_recall(candidate / "pr.png", drawn)
-        decision: Decision = decide(findings["base"], findings["candidate"])
+        rule = Rule()
         metrics = {name: _as_json(found) for name, found in findings.items()}
-        return {"metrics": metrics, "promoted": decision.promoted, "reason": decision.reason}
+        return {"metrics": metrics, "rule": rule.describe(), **_outcome(decide(*findings.values(), rule))}
 
     def _publish(self, base: ModelVersion, dataset: Dataset, candidate: Path,
                  judgement: dict[str, object]) -> VersionCard:  # fmt: skip
@@ -186,8 +186,7 @@ class Stages:
             "job_id": self._job.id, "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "made_by": self._job.requested_by, "dataset_sha256": dataset.sha256, "counts": _counts(dataset),
             "warnings": dataset.remarks,
-            "metrics": judgement["metrics"], "rule": RULE, "reason": judgement["reason"],
-            "decision": "promoted" if judgement["promoted"] else "refused", "settings": _settings_of(candidate),
+            **judgement, "settings": _settings_of(candidate),
             "packages": {package: package_version(package) for package in PACKAGES},
             "score_threshold": base.score_threshold, "nms_iou": base.nms_iou,
         })  # fmt: skip
@@ -252,6 +251,12 @@ def _as_version(base: ModelVersion, directory: Path) -> ModelVersion:
 def _as_json(found: object) -> dict[str, object]:
     parts = {"val": getattr(found, "val", None), "general": getattr(found, "general", None)}
     return {name: metrics.to_json() for name, metrics in parts.items() if metrics is not None}
+
+
+def _outcome(decision: Decision) -> dict[str, object]:
+    """The card's fields."""
+    return {"decision": "promoted" if decision.promoted else "refused", "verdict": decision.verdict,
+            "reason": decision.reason, "evidence": decision.evidence}  # fmt: skip
 
 
 def _settings_of(candidate: Path) -> dict[str, object]:

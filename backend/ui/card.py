@@ -38,6 +38,27 @@ def compare_metrics(card: VersionCard) -> list[Figure]:
     return [*main, *(Figure(name, before.get(name), after) for name, after in sorted(classes.items()))]
 
 
+class Evidence(NamedTuple):
+    """How sure it is that mAP on the project rose; see worker.decision.Rise."""
+
+    lowest: float
+    highest: float
+    images: int
+    confidence: float | None  #: of each end, one-sided; None: the whole range, since images are too few for one
+    few_images: bool
+
+
+def read_evidence(card: VersionCard) -> Evidence | None:
+    """None for a version that nobody measured, and for cards of older versions."""
+    lowest, highest, images, confidence = (
+        value if isinstance(value := card.evidence.get(name), int | float) else None
+        for name in ("lowest", "highest", "images", "confidence")
+    )
+    if lowest is None or highest is None or images is None:
+        return None
+    return Evidence(lowest, highest, int(images), confidence, bool(card.evidence.get("few_images")))
+
+
 def read_facts(card: VersionCard) -> dict[str, object]:
     """What is known of how it was made, without what is empty."""
     names = ("base", "created_at", "made_by", "job_id", "decision", "rule", "score_threshold", "nms_iou")

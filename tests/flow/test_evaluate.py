@@ -1,4 +1,4 @@
-"""Guarantees of worker/evaluate.py and worker/replay.py: COCO's figures, the same prompts, a fair decision."""
+"""Guarantees of worker/evaluate.py and worker/replay.py: COCO's figures, the same prompts."""
 
 from __future__ import annotations
 
@@ -15,15 +15,7 @@ from tests.fakes.shape_project import CATEGORIES, TINY, make_shape_project, tiny
 from worker.dataset import Category
 from worker.detectors.base import Boxes
 from worker.detectors.mmgdino import load
-from worker.evaluate import (
-    Findings,
-    Metrics,
-    Rule,
-    decide,
-    draw_precision_recall,
-    evaluate,
-    evaluate_general,
-)
+from worker.evaluate import Metrics, draw_precision_recall, evaluate, evaluate_general
 from worker.replay import ReplayItem, open_replay, write_replay
 from worker.training.captions import Caption
 from worker.training.samples import Sample, SampleSet
@@ -73,8 +65,8 @@ def find_truth(samples: Sequence[Sample], names: Sequence[int] = (0, 1, 2)) -> l
     ]
 
 
-def metrics(map_: float, ap50: float | None = None, boxes: int = 9) -> Metrics:
-    return Metrics(map_, map_ if ap50 is None else ap50, {}, {}, 3, boxes, np.linspace(1, 0, 101))
+def metrics(map_: float) -> Metrics:
+    return Metrics(map_, map_, {}, {}, 3, 9, np.linspace(1, 0, 101))
 
 
 # -- figures ---------------------------------------------------------------------------------------------------------
@@ -130,32 +122,6 @@ def test_cancelled_between_images(project: SampleSet) -> None:
 def test_picture_of_precision_and_recall(tmp_path: Path) -> None:
     draw_precision_recall(tmp_path / "pr.png", {"base": metrics(0.3), "candidate": metrics(0.6)})
     assert (tmp_path / "pr.png").read_bytes().startswith(b"\x89PNG")
-
-
-# -- decision --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("base", "candidate", "promoted", "reason"),
-    [
-        (Findings(metrics(0.50)), Findings(metrics(0.51)), True, "0.500 to 0.510"),
-        (Findings(metrics(0.50)), Findings(metrics(0.50)), False, "must rise"),
-        (Findings(metrics(0.50)), Findings(metrics(0.20)), False, "0.500 to 0.200"),
-        (Findings(metrics(0.5), metrics(0.9)), Findings(metrics(0.8), metrics(0.881)), True, "0.900 to 0.881"),
-        (Findings(metrics(0.5), metrics(0.9)), Findings(metrics(0.8), metrics(0.879)), False, "forgotten"),
-        (Findings(metrics(0.5, boxes=0)), Findings(metrics(0.8, boxes=0)), False, "annotate more"),
-    ],
-)
-def test_decision(base: Findings, candidate: Findings, promoted: bool, reason: str) -> None:
-    decision = decide(base, candidate)
-    assert decision.promoted is promoted
-    assert reason in decision.reason
-
-
-def test_decision_by_a_stricter_rule() -> None:
-    rule = Rule(least_gain=0.05)
-    assert not decide(Findings(metrics(0.50)), Findings(metrics(0.54)), rule).promoted
-    assert decide(Findings(metrics(0.50)), Findings(metrics(0.56)), rule).promoted
 
 
 # -- what the base knows ---------------------------------------------------------------------------------------------

@@ -153,8 +153,25 @@ def test_a_version_shows_its_card_figures_and_curves(site: Site, page: Page) -> 
     row = page.get_by_role("row", name="mAP on the project")
     expect(row).to_contain_text("0.412")
     expect(row).to_contain_text("+0.252")
+    evidence = page.locator("#evidence")
+    expect(evidence).to_contain_text("Measured on 32 images with boxes")
+    expect(evidence).to_contain_text("+0.201 to +0.297. Each end holds with 90\u202f% confidence")
+    expect(evidence).not_to_contain_text("few images")
     for name in ("Loss over the iterations", "Precision over recall, before and after"):
         assert page.get_by_alt_text(name).evaluate("image => image.naturalWidth") == 1
+
+
+def test_a_version_that_few_images_measured_says_so(site: Site, page: Page) -> None:
+    # given a fine-tune that three images measured, which is too few for any confidence
+    evidence = {"rise": 0.3, "lowest": 0.1, "highest": 0.4, "images": 3, "few_images": True}
+    ref = site.showcase.publish(1, 3, {"candidate": {"val": {"map": 0.7}}}, "promoted", "mAP rose.",
+                                verdict="better", evidence=evidence)  # fmt: skip
+    # when / then
+    page.goto(f"{site.url}/ui/models/{ref}")
+    said = page.locator("#evidence")
+    for words in ("3 images", "+0.100 to +0.400", "too few to say how sure", "rests on few images: annotate more"):
+        expect(said).to_contain_text(words)
+    assert "confidence" not in said.inner_text()
 
 
 def test_prompts_are_shown_as_the_model_reads_them(site: Site, page: Page) -> None:
@@ -180,7 +197,8 @@ def test_a_chinese_page_explains_reasons_in_chinese_and_keeps_their_details(site
     expect(page.locator(".warnings")).to_contain_text("它的提示词是另一个提示词的一部分")
     expect(page.locator(".warnings [lang=en]").first).to_contain_text('which is part of "box lid"')
     page.goto(f"{site.url}/ui/models/tiny-shapes-p1-2")
-    expect(page.locator(".hero")).to_contain_text("没有达到采用的标准")
+    expect(page.locator(".hero")).to_contain_text("在基础模型自带的图片上忘得太多")
+    expect(page.locator("#evidence")).to_contain_text("区间两端各有 90\u202f% 的置信度")
     expect(page.locator(".hero [lang=en]")).to_contain_text("from 0.997 to 0.931")
     problem = page.request.get(f"{site.url}/ui/models/no-such-1", headers={"Accept": "text/html"})
     assert "没有登记过这个名称和版本的模型" in problem.text()

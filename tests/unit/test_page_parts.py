@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from string import Formatter
+from typing import get_args
 
 import pytest
 
-from backend.ui.card import Figure, compare_metrics, read_facts
+from backend.ui.card import Evidence, Figure, compare_metrics, read_evidence, read_facts
 from backend.ui.charts import line_of
 from backend.ui.words import LANGUAGES, Words, load
-from contract.cards import VersionCard
+from contract.cards import Verdict, VersionCard
 
 UI = Path(__file__).parents[2] / "backend" / "ui"
 SPOKEN = re.compile(r'\bt\("([a-z0-9_]+)"[,)]')
@@ -55,7 +56,8 @@ def codes() -> set[str]:
 def test_every_reason_is_explained_in_chinese_with_what_to_do() -> None:
     explained = load("zh-reasons")
     assert len(codes()) > 45
-    assert codes() | {"decision_promoted", "decision_refused", "rule"} == explained.keys()
+    verdicts = {f"verdict_{one}" for one in get_args(Verdict)}
+    assert codes() | verdicts | {"decision_promoted", "decision_refused", "rule"} == explained.keys()
     for code, text in explained.items():
         sentences = [part for part in re.split("[。；]", text) if part]
         assert re.search(r"[\u4e00-\u9fff]", text), code
@@ -97,6 +99,15 @@ def test_figures_of_a_card_stand_side_by_side() -> None:
     ]  # fmt: skip
     assert read_facts(card) == {"base": "b-1", "score_threshold": 0.3, "nms_iou": 0.7}
     assert compare_metrics(VersionCard(name="a", version="1")) == []
+
+
+def test_what_a_decision_rests_on_is_read_from_its_card() -> None:
+    # given a card of ten images, one of so few that there is no confidence, and one of an older worker
+    ten = {"lowest": 0.1, "highest": 0.3, "images": 10, "confidence": 0.9, "few_images": True}
+    three = {"lowest": 0.1, "highest": 0.3, "images": 3, "few_images": True}
+    found = [read_evidence(VersionCard(name="a", version="1", evidence=one)) for one in (ten, three, {})]
+    # then
+    assert found == [Evidence(0.1, 0.3, 10, 0.9, True), Evidence(0.1, 0.3, 3, None, True), None]
 
 
 def test_a_line_goes_from_left_to_right_and_up() -> None:
