@@ -102,7 +102,7 @@ def conclude(record: Mapping[str, Any]) -> str:
     if record.get("decision") == "promoted":
         return f"{version} is now the current version of project {record['project_id']}: {reason}"
     return (
-        f"{version} was refused, the current version stays: {reason}; "
+        f"{version} was refused, the current version stays: {reason.removesuffix('.')}; "
         f"`groundcrew models promote {version}` takes it all the same"
     )
 

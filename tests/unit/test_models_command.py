@@ -64,6 +64,25 @@ def test_show_sets_the_measurements_side_by_side(models):
     assert ["AP50 on the base's own held-out images", "", "0.950"] in rows
 
 
+@pytest.mark.parametrize(
+    ("images", "asked", "sure"),
+    [
+        (12, {"confidence": 0.9}, "each end holds with 90% confidence. The decision rests on few images"),
+        (3, {}, "too few images to say how sure that is. The decision rests on few images"),
+        (40, {"confidence": 0.9}, "each end holds with 90% confidence.\n"),
+    ],
+)
+def test_show_says_on_how_many_images_the_decision_rests(models, registry, tmp_path, images, asked, sure):
+    # given a version whose rise was measured on so many images
+    evidence = {"rise": 0.3, "lowest": 0.1, "highest": 0.4, "images": images, "few_images": images < 20} | asked
+    registry.publish(version_files(tmp_path, "3"), card(3, evidence=evidence, verdict="better"))
+    # when / then
+    said = models("show", "tiny-shapes-p3-3")
+    assert f"Measured on {images} images with boxes." in said
+    assert "mAP would change by +0.100 to +0.400; " + sure in said
+    assert json.loads(models("show", "tiny-shapes-p3-3", "--json"))["evidence"] == evidence
+
+
 def test_show_says_where_the_pictures_are_and_copies_them(models, tmp_path):
     folder = tmp_path / "models" / "versions" / "tiny-shapes-p3-1"
     assert json.loads(models("show", "tiny-shapes-p3-1", "--json"))["pictures"] == {"loss": str(folder / "loss.png")}
