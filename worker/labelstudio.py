@@ -7,12 +7,13 @@ Example: `LabelStudio(url, key).store(project_id=1, predictions=[prediction])`
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import httpx
 
@@ -113,14 +114,31 @@ class LabelStudio:
         return not errors
 
     def _post(self, path: str, body: object) -> httpx.Response:
-        headers = self._call(lambda: self._sdk._client_wrapper.get_headers())
         # The SDK's own call looks at every box as if it were an unknown object: 156 us a prediction instead of 16.
+        return self._send("POST", path, httpx.codes.CREATED, json=body)
+
+    def _send(self, method: str, path: str, expected: int, **content: Any) -> httpx.Response:
+        headers = self._call(lambda: self._sdk._client_wrapper.get_headers())
         with self._translated():
-            answer = self._http.post(f"{self._settings.label_studio_url}/api/{path}", json=body,
-                                     headers={"Authorization": headers["Authorization"]})  # fmt: skip
-        if answer.status_code != httpx.codes.CREATED:
-            raise _translate(answer.status_code)
+            answer = self._http.request(method, f"{self._settings.label_studio_url}/api/{path}",
+                                        headers={"Authorization": headers["Authorization"]}, **content)  # fmt: skip
+        if answer.status_code != expected:
+            raise self._error(answer.status_code)
         return answer
+
+    def versions(self, project_id: int, task_ids: Sequence[int]) -> dict[int, set[str]]:
+        """Of each of these tasks that the project has, the versions of its predictions, in one request.
+
+        Only the data manager's list takes the ids of tasks: 1 ms of Label Studio's processor for each, 12 ms for one
+        alone, however many the project has. With `review` it does not ask the project's backend for predictions first.
+        """
+        if not task_ids:
+            return {}  # to Label Studio no ids are all ids
+        chosen = json.dumps({"selectedItems": {"all": False, "included": list(task_ids)}}, separators=(",", ":"))
+        asked = {"project": project_id, "query": chosen, "page_size": len(task_ids), "fields": "all",
+                 "include": "id,predictions", "review": "true", "resolve_uri": "false"}  # fmt: skip
+        tasks = self._send("GET", "tasks/", httpx.codes.OK, params=asked).json()["tasks"]
+        return {task["id"]: {one["model_version"] or "" for one in task["predictions"]} for task in tasks}
 
     def holds(self, task_id: int, model_version: str) -> bool:
         """Whether the task has a prediction of exactly this version."""
@@ -204,12 +222,15 @@ class LabelStudio:
         try:
             yield
         except ApiError as error:
-            if error.status_code == 401:  # perhaps an access token that ended early, as where clocks differ
-                self.__dict__.pop("_sdk", None)
-            raise _translate(error.status_code or 0) from error
+            raise self._error(error.status_code or 0) from error
         except httpx.HTTPError as error:
             where = self._settings.label_studio_url
             raise LabelStudioUnreachable(f"{where} did not answer: {type(error).__name__}") from error
+
+    def _error(self, status: int) -> LabelStudioError:
+        if status == 401:  # perhaps an access token that ended early, as where clocks differ
+            self.__dict__.pop("_sdk", None)
+        return _translate(status)
 
 
 def _translate(status: int) -> LabelStudioError:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from typing import Protocol
 
@@ -26,6 +26,7 @@ from contract.status import JobRecords
 log = logging.getLogger(__name__)
 
 RENEWALS = 3  #: of locks within their life
+LOOK_UP = 100  #: tasks whose predictions are asked for in one request; twice as many cost Label Studio the same each
 DROPPED = "Label Studio dropped the prediction: its labels do not fit the project's label config any more"
 
 
@@ -36,6 +37,8 @@ class PredictionStore(Protocol):
     """What the writer needs of Label Studio; worker.labelstudio.LabelStudio is the real one."""
 
     def store(self, project_id: int, predictions: Sequence[Prediction]) -> int: ...
+
+    def versions(self, project_id: int, task_ids: Sequence[int]) -> Mapping[int, Set[str]]: ...
 
     def holds(self, task_id: int, model_version: str) -> bool: ...
 
@@ -107,6 +110,7 @@ class Writer:
         A Redis that was killed may have forgotten marks of its last second: jobs that are older than it are looked up.
         """
         todo: list[WriteBackJob] = []
+        doubtful: list[WriteBackJob] = []
         started_s = self._results.redis_started_s() if jobs else 0.0
         task_ids = [job.prediction.task_id for job in jobs]
         deleted = self._records.deleted_among(jobs[0].project_id, task_ids) if jobs else set()
@@ -116,20 +120,42 @@ class Writer:
             elif mark == "written":
                 outcomes[id(job)] = self._replace(job)
             elif mark == "posting" or recent or job.verify or job.asked_at_s < started_s:
-                self._look_first(job, todo, outcomes)
+                doubtful.append(job)
             else:
                 todo.append(job)
-        return todo
+        stored, missing = self._look_up(doubtful, outcomes)
+        self._settle(stored, outcomes)
+        return todo + missing
 
-    def _look_first(self, job: WriteBackJob, todo: list[WriteBackJob], outcomes: Outcomes) -> None:
+    def _look_up(self, jobs: list[WriteBackJob], outcomes: Outcomes) -> tuple[list[WriteBackJob], list[WriteBackJob]]:
+        """Those whose prediction Label Studio has, and those whose it has not; of the others, the error."""
+        found: dict[bool, list[WriteBackJob]] = {True: [], False: []}
+        for start in range(0, len(jobs), LOOK_UP):
+            some = jobs[start : start + LOOK_UP]
+            try:
+                held = self._versions(some)
+            except GroundcrewError as error:
+                outcomes.update({id(job): error for job in some})
+                continue
+            for job in some:
+                try:
+                    found[self._is_stored(job, held)].append(job)
+                except GroundcrewError as error:
+                    outcomes[id(job)] = error
+        return found[True], found[False]
+
+    def _versions(self, jobs: list[WriteBackJob]) -> Mapping[int, Set[str]]:
+        """Of each task the versions of its predictions; what is missing has to be asked for alone."""
+        if len(jobs) == 1:
+            return {}
         try:
-            if not self._store.holds(job.prediction.task_id, job.prediction.model_version):
-                todo.append(job)
-                return
-            self._results.mark_written([job])
-            outcomes[id(job)] = self._replace(job)
-        except GroundcrewError as error:
-            outcomes[id(job)] = error
+            return self._store.versions(jobs[0].project_id, [job.prediction.task_id for job in jobs])
+        except LabelStudioRefused:  # perhaps for the sake of one of them
+            return {}
+
+    def _is_stored(self, job: WriteBackJob, held: Mapping[int, Set[str]]) -> bool:
+        task_id, version = job.prediction.task_id, job.prediction.model_version
+        return version in held[task_id] if task_id in held else self._store.holds(task_id, version)
 
     def _post(self, project_id: int, jobs: list[WriteBackJob], outcomes: Outcomes) -> None:
         """One request; a refusal of many is narrowed down by halves, so that one bad task spoils no other."""
@@ -154,7 +180,11 @@ class Writer:
     def _confirm(self, jobs: list[WriteBackJob], created: int, outcomes: Outcomes) -> None:
         stored = jobs
         if created != len(jobs):
-            stored = [job for job in jobs if self._is_stored(job, outcomes)]
+            stored, dropped = self._look_up(jobs, outcomes)
+            outcomes.update({id(job): LabelStudioRefused(DROPPED) for job in dropped})
+        self._settle(stored, outcomes)
+
+    def _settle(self, stored: list[WriteBackJob], outcomes: Outcomes) -> None:
         self._results.mark_written(stored)
         outcomes.update({id(job): self._replace(job) for job in stored})
 
@@ -166,12 +196,3 @@ class Writer:
             except GroundcrewError as error:
                 return error
         return None
-
-    def _is_stored(self, job: WriteBackJob, outcomes: Outcomes) -> bool:
-        try:
-            if self._store.holds(job.prediction.task_id, job.prediction.model_version):
-                return True
-            outcomes[id(job)] = LabelStudioRefused(DROPPED)
-        except GroundcrewError as error:
-            outcomes[id(job)] = error
-        return False

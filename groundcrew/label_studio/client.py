@@ -76,6 +76,14 @@ class LabelStudioClient:
     def delete_project(self, project: int) -> None:
         self._request("DELETE", f"/api/projects/{project}/")
 
+    def delete_tasks(self, project: int, tasks: Sequence[int]) -> None:
+        """What the data manager's "Delete Tasks" does."""
+        self._act(project, "delete_tasks", tasks)
+
+    def predict_automatically(self, project: int) -> None:
+        """From now on the data manager asks the backend for predictions of tasks that it shows and that have none."""
+        self._request("PATCH", f"/api/projects/{project}/", json={"evaluate_predictions_automatically": True})
+
     def connect_backend(
         self, project: int, url: str, *, title: str, is_interactive: bool = True, login: tuple[str, str] | None = None
     ) -> Backend:
@@ -127,9 +135,7 @@ class LabelStudioClient:
 
         Returns what it says when the backend has answered. Whether anything was stored, only `predictions` tells.
         """
-        chosen = {"all": True, "excluded": []} if tasks is None else {"all": False, "included": list(tasks)}
-        query = {"id": "retrieve_tasks_predictions", "project": project}
-        return dict(self._post("/api/dm/actions", params=query, json={"selectedItems": chosen}))
+        return self._act(project, "retrieve_tasks_predictions", tasks)
 
     def predictions(self, project: int) -> list[Prediction]:
         rows = self._get("/api/predictions/", project=project)
@@ -149,9 +155,7 @@ class LabelStudioClient:
 
     def delete_annotations(self, project: int, tasks: Sequence[int]) -> None:
         """What the data manager's "Delete Annotations" does."""
-        chosen = {"all": False, "included": list(tasks)}
-        query = {"id": "delete_tasks_annotations", "project": project}
-        self._post("/api/dm/actions", params=query, json={"selectedItems": chosen})
+        self._act(project, "delete_tasks_annotations", tasks)
 
     def sample_by_uncertainty(self, project: int, model_version: str) -> None:
         """Settings > Annotation > Uncertainty sampling, by the scores of one version's predictions."""
@@ -165,6 +169,11 @@ class LabelStudioClient:
     def annotate_interactively(self, backend: int, task: int, context: Json) -> Json:
         """What Auto-Annotation sends; returns {"data": ...} or {"errors": [...]}. Nothing is stored."""
         return dict(self._post(f"/api/ml/{backend}/interactive-annotating", json={"task": task, "context": context}))
+
+    def _act(self, project: int, action: str, tasks: Sequence[int] | None) -> Json:
+        chosen = {"all": True, "excluded": []} if tasks is None else {"all": False, "included": list(tasks)}
+        query = {"id": action, "project": project}
+        return dict(self._post("/api/dm/actions", params=query, json={"selectedItems": chosen}))
 
     def _get(self, path: str, **query: int) -> Any:
         return self._request("GET", path, params=query)

@@ -83,8 +83,11 @@ class FaultyLabelStudio:
             return 401, {"status_code": 401, "detail": "Given token not valid for any token type"}
         if path.endswith("/import/predictions"):
             return self._import(int(path.split("/")[3]), body)
+        if method == "GET" and path == "/api/tasks/":
+            return 200, {"tasks": self._tasks(json.loads(query["query"][0])["selectedItems"]["included"])}
         if method == "GET" and path == "/api/predictions/":
-            return 200, self._list(int(query["task"][0]))
+            task = int(query["task"][0])
+            return (200, self._list(task)) if task not in self.unknown_tasks else (400, {"detail": "Invalid task"})
         return 404, {"status_code": 404, "detail": f"the fake has no {method} {path}"}
 
     def _refresh(self) -> tuple[int, object]:
@@ -103,6 +106,9 @@ class FaultyLabelStudio:
         if hook is not None:
             hook()
         return 201, {"created": len(predictions)}
+
+    def _tasks(self, numbers: list[int]) -> list[dict[str, object]]:
+        return [{"id": task, "predictions": self._list(task)} for task in numbers if task not in self.unknown_tasks]
 
     def _list(self, task: int) -> list[dict[str, object]]:
         with self._lock:

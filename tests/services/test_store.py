@@ -1,11 +1,14 @@
-"""Predictions reach a real Label Studio by either of its endpoints, with the same rules."""
+"""Predictions reach a real Label Studio by either of its endpoints, with the same rules, and are found there again."""
+
+from contextlib import closing
 
 import pytest
 
-from contract.errors import LabelStudioRefused
+from contract.errors import LabelStudioRefused, LabelStudioUnreachable
 from contract.jobs import Prediction
 from contract.settings import read_settings
 from groundcrew.demo.scenes import make_label_config
+from tests.fakes.faulty_label_studio import FaultyLabelStudio
 from worker.labelstudio import LabelStudio
 
 TASKS = 4
@@ -36,9 +39,9 @@ def connection(label_studio_server, label_studio_token):
     connection.close()
 
 
-def prediction(task_id, label="red circle", boxes=1):
+def prediction(task_id, label="red circle", boxes=1, version="v"):
     box = BOX | {"value": BOX["value"] | {"rectanglelabels": [label]}}
-    return Prediction(task_id=task_id, model_version="v", score=0.5, result=[box] * boxes)
+    return Prediction(task_id=task_id, model_version=version, score=0.5, result=[box] * boxes)
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -59,8 +62,41 @@ def test_labels_that_the_project_does_not_know_are_not_stored(connection, label_
     assert label_studio.predictions(project) == []
 
 
+def test_what_many_tasks_hold_is_said_at_once(connection, label_studio, project, tasks):
+    # given a task with two versions, one with one, one with none, and one that was deleted
+    connection.store(project, [prediction(tasks[0]), prediction(tasks[1]), prediction(tasks[0], version="other")])
+    label_studio.delete_tasks(project, [tasks[3]])
+
+    # then one request says so, and names no task that was not asked for
+    assert connection.versions(project, tasks[:1] + tasks[2:]) == {tasks[0]: {"v", "other"}, tasks[2]: set()}
+    assert connection.versions(project, []) == {}
+
+
+def test_asking_what_tasks_hold_asks_no_backend_for_boxes(connection, label_studio, project, tasks, stub_backend):
+    label_studio.connect_backend(project, stub_backend.url, title="stub")
+    label_studio.predict_automatically(project)
+    assert connection.versions(project, tasks) == {task: set() for task in tasks}
+    assert stub_backend.bodies("/predict") == []
+
+
 @pytest.mark.parametrize("count", [0, 1])
 def test_an_unknown_task_is_refused(connection, label_studio, project, tasks, count):
     with pytest.raises(LabelStudioRefused):
         connection.store(project, [*[prediction(task) for task in tasks[:count]], prediction(10**8)])
     assert label_studio.predictions(project) == []
+
+
+@pytest.mark.parametrize("ask", [
+    lambda connection: connection.versions(1, [1, 2]),
+    lambda connection: connection.store(1, [prediction(1), prediction(2)]),
+    lambda connection: connection.holds(1, "v"),
+])  # fmt: skip
+def test_a_token_that_ended_early_fails_one_request(ask):
+    with FaultyLabelStudio.start() as fake:
+        known = {"LABEL_STUDIO_URL": fake.url, "LABEL_STUDIO_API_KEY": fake.personal_token}
+        with closing(LabelStudio(read_settings(known))) as connection:
+            ask(connection)
+            fake.forget_tokens()
+            with pytest.raises(LabelStudioUnreachable, match="401"):
+                ask(connection)
+            ask(connection)

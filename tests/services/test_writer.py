@@ -9,7 +9,7 @@ from contract.results import Results
 from contract.status import JobRecords
 from tests.fakes.jobs import write_job
 from tests.fakes.prediction_store import FakePredictionStore
-from worker.writer import Writer
+from worker.writer import LOOK_UP, Writer
 
 
 @pytest.fixture
@@ -113,6 +113,7 @@ def test_what_label_studio_drops_silently_is_noticed_and_named(make_writer, stor
     ends = make_writer().write(1, [write_job(n) for n in range(10)])
     assert [n for n, end in enumerate(ends) if end is not None] == [3]
     assert "dropped" in str(ends[3])
+    assert store.look_ups == [10]
 
 
 def test_a_job_told_to_verify_does_not_double_what_label_studio_stored_itself(make_writer, store):
@@ -150,6 +151,42 @@ def test_a_job_from_before_redis_was_started_is_looked_up_since_its_mark_may_be_
     store.stored.append(write_job(1).prediction)
     write(make_writer(), write_job(1, asked_at_s=1.0))
     assert store.tasks() == [1]
+
+
+def test_jobs_from_before_redis_was_started_are_looked_up_together(make_writer, store):
+    # given predictions of which Label Studio has every third, and one that replaces another
+    jobs = [write_job(n, asked_at_s=1.0, replaces="old" if n == 3 else "") for n in range(2 * LOOK_UP + 1)]
+    store.stored = [job.prediction for job in jobs[::3]]
+    store.stored += [jobs[n].prediction.model_copy(update={"model_version": "old"}) for n in (1, 3)]
+
+    # when
+    ends = make_writer().write(1, jobs)
+
+    # then
+    assert (ends, store.look_ups) == ([None] * len(jobs), [LOOK_UP, LOOK_UP, 1])
+    assert store.tasks() == sorted([*range(len(jobs)), 1])
+    assert [p.task_id for p in store.stored if p.model_version == "old"] == [1]
+
+
+def test_a_question_that_fails_concerns_only_the_jobs_it_is_about(make_writer, store):
+    store.slow_tasks = {3}
+    ends = make_writer().write(1, [write_job(n, verify=True) for n in range(LOOK_UP + 5)])
+    assert [n for n, end in enumerate(ends) if isinstance(end, LabelStudioUnreachable)] == list(range(LOOK_UP))
+    assert store.tasks() == list(range(LOOK_UP, LOOK_UP + 5))
+
+
+def test_a_task_that_label_studio_does_not_list_is_asked_for_alone(make_writer, store):
+    store.unknown_tasks = {3}
+    ends = make_writer().write(1, [write_job(n, verify=True) for n in range(5)])
+    assert [n for n, end in enumerate(ends) if isinstance(end, LabelStudioRefused)] == [3]
+    assert (store.tasks(), store.requests, store.look_ups) == ([0, 1, 2, 4], [4], [5, 1])
+
+
+def test_where_the_list_is_refused_each_task_is_asked_for_alone(make_writer, store):
+    store.refuses_lists = True
+    store.stored.append(write_job(2).prediction)
+    assert make_writer().write(1, [write_job(n, verify=True) for n in range(3)]) == [None] * 3
+    assert (store.tasks(), store.look_ups) == ([0, 1, 2], [3, 1, 1, 1])
 
 
 def test_a_lock_that_lapsed_is_not_taken_from_its_next_owner(make_writer, client, store):
