@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from worker.detectors.fast import gpu
 from worker.detectors.fast.geometry import Shapes
 from worker.detectors.fast.layers import Dense
 
@@ -80,12 +81,18 @@ class SamplingGrid:
         Returns:
             (images, queries, heads * channels of a head), of the type of the table.
         """
-        images, queries = pixels.shape[:2]
+        if table.is_cuda:
+            return gpu.sample(self, table, pixels, weights)
         kernel = _find_kernel() if table.dtype == torch.bfloat16 and table.device.type == "cpu" else None
         if kernel:
             places = (self.last, self.row_step, self.first)
             found = [kernel.sample(*image, *places) for image in zip(table, pixels, weights, strict=True)]
-            return found[0][None] if images == 1 else torch.stack(found)
+            return found[0][None] if len(found) == 1 else torch.stack(found)
+        return self.sample_by_bags(table, pixels, weights)
+
+    def sample_by_bags(self, table: Tensor, pixels: Tensor, weights: Tensor) -> Tensor:
+        """As `sample`, by PyTorch's own operations, on any device."""
+        images, queries = pixels.shape[:2]
         pixels = torch.minimum(pixels.clamp_(min=-1), self.last, out=pixels)
         low = pixels.floor()
         fraction = pixels.sub_(low).view(images, queries, 2, self.heads, -1)
