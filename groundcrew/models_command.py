@@ -189,14 +189,14 @@ def print_model(found: Mapping[str, Any]) -> None:
 def explain_evidence(evidence: Mapping[str, Any]) -> str:
     """What the decision rests on, in words; `evidence` is a card's."""
     ends = " to ".join(f"{evidence[end]:+.3f}" for end in ("lowest", "highest"))
-    sure = f"each end holds with {evidence['confidence']:.0%} confidence" if "confidence" in evidence else (
-        "too few images to say how sure that is"
-    )  # fmt: skip
+    measured = f"Measured on {evidence['images']} images with boxes"
+    if "confidence" in evidence:
+        sure = f"each end holds with {evidence['confidence']:.0%} confidence"
+        said = f"{measured}. On other images like these, mAP would change by {ends}; {sure}."
+    else:
+        said = f"{measured}, too few to say how sure it is. Image by image, mAP changed by {ends}."
     few = " The decision rests on few images: annotate more, and the next one is surer."
-    return (
-        f"Measured on {evidence['images']} images with boxes. On other images like these, mAP would change by {ends}; "
-        f"{sure}.{few if evidence['few_images'] else ''}"
-    )
+    return said + few * bool(evidence["few_images"])
 
 
 def _in_lines(value: object) -> object:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
+from numpy.typing import NDArray
 
 from contract.cards import Verdict
 from worker.evaluate import Metrics
@@ -40,7 +41,7 @@ class Rule:
         """The share of the resamples below the interval, and of those above it.
 
         A bootstrap of few images is too narrow; this is the "expanded percentile interval" of T. Hesterberg, "What
-        Teachers Should Know About the Bootstrap" (2015), section 4.2.2. 0, the whole range, for fewer than 5 images.
+        Teachers Should Know About the Bootstrap" (2015). 0, the whole range, where each image is looked at by itself.
         """
         if images < self.fewest_images:
             return 0.0
@@ -72,23 +73,24 @@ class Findings:
 
 @dataclass(frozen=True)
 class Rise:
-    """How much mAP on val rose, and what it may be on other images like these."""
+    """How much mAP on val rose, and what it may be on other images like these; of few images, what it was on each."""
 
     rise: float
     lowest: float
     highest: float
     images: int  #: with boxes
+    few: bool  #: too few for a confidence
 
     def __str__(self) -> str:
-        return f"on other images like these {self.images}: {self.lowest:+.3f} to {self.highest:+.3f}"
+        where = "on each of" if self.few else "on other images like"
+        return f"{where} these {self.images}: {self.lowest:+.3f} to {self.highest:+.3f}"
 
     def to_json(self, rule: Rule) -> dict[str, float | bool]:
         """For the version's card; no confidence where there are too few images for one."""
         figures = {"rise": self.rise, "lowest": self.lowest, "highest": self.highest}
-        asked = {} if self.images < rule.fewest_images else {"confidence": rule.confidence}
-        drawn = {"images": self.images, "resamples": rule.resamples, "seed": SEED}
-        few = {"few_images": self.images < rule.enough_images}
-        return {name: round(value, 4) for name, value in figures.items()} | asked | drawn | few
+        drawn = {} if self.few else {"confidence": rule.confidence, "resamples": rule.resamples, "seed": SEED}
+        images = {"images": self.images, "few_images": self.images < rule.enough_images}
+        return {name: round(value, 4) for name, value in figures.items()} | images | drawn
 
 
 @dataclass(frozen=True)
@@ -105,16 +107,24 @@ class Decision:
 
 
 def measure_rise(base: Matches, candidate: Matches, rule: Rule) -> Rise:
-    """The images are drawn with replacement, the same ones for both models, which are matched once."""
-    rise = mean_ap(candidate, whole := np.ones((1, base.images), np.int64)) - mean_ap(base, whole)
-    dice = np.random.default_rng(SEED)
-    times = dice.multinomial(base.images, np.full(base.images, 1 / base.images), size=rule.resamples)
-    rises = mean_ap(candidate, times) - mean_ap(base, times)
-    rises = rises[~np.isnan(rises)]  # without resamples that show nothing
+    """The images are drawn with replacement, the same ones for both models, which are matched once.
+
+    Fewer than `rule.fewest_images` are looked at one by one instead.
+    """
     images = int(base.shown().sum())
+    few = images < rule.fewest_images
+    whole, each = np.ones((1, base.images), np.int64), np.eye(base.images, dtype=np.int64)
+    times = each if few else _draw(base.images, rule.resamples)
+    (rise,), rises = (mean_ap(candidate, rows) - mean_ap(base, rows) for rows in (whole, times))
+    rises = rises[~np.isnan(rises)]  # without those that show nothing
     tail = rule.tail(images)
     lowest, highest = np.quantile(rises, tail, method="lower"), np.quantile(rises, 1 - tail, method="higher")
-    return Rise(float(rise[0]), float(lowest), float(highest), images)
+    return Rise(float(rise), float(lowest), float(highest), images, few)
+
+
+def _draw(images: int, resamples: int) -> NDArray[np.int64]:
+    """(resamples, images) how often each is drawn."""
+    return np.random.default_rng(SEED).multinomial(images, np.full(images, 1 / images), size=resamples)
 
 
 def decide(base: Findings, candidate: Findings, rule: Rule | None = None) -> Decision:
@@ -136,7 +146,7 @@ def _doubt(rise: Rise, rule: Rule) -> tuple[Verdict, str] | None:
         return "not_better", "; it must rise."
     if rise.lowest > 0 and rise.rise >= least:
         return None
-    if rise.images < rule.fewest_images:
+    if rise.few:
         return "few_images", (
             f"; where so few images measure, it must rise on each of them, and by {least:.2f} in all. {REMEDY}"
         )

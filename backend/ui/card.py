@@ -44,7 +44,9 @@ class Evidence(NamedTuple):
     lowest: float
     highest: float
     images: int
-    confidence: float | None  #: of each end, one-sided; None: the whole range, since images are too few for one
+    confidence: (
+        float | None
+    )  #: of each end, one-sided; None: images are too few, and the ends are those of single images
     few_images: bool
 
 

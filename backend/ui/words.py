@@ -41,7 +41,7 @@ class Words:
         return self._texts.get(key, otherwise)
 
     def why(self, code: str) -> str:
-        """What a code of contract/errors.py, `warning_<code>` or a card's `verdict_<verdict>` means and what to do about it;
+        """What a code of contract/errors.py, `warning_<code>` or a card's `verdict_<verdict>` means and what to do;
         "" where the reason itself says so in this language, and for a code that a newer worker invents."""
         return self._reasons.get(code, "")
 

@@ -74,6 +74,8 @@ def test_no_rise_is_refused(candidate: list[int]) -> None:
         ([1, 1, 1], [3, 3, 0], "few_images"),  # a rise, but not on each
         ([2, 2, 2], [3, 2, 2], "few_images"),
         ([2, 2, 2, 2], [3, 3, 3, 3], "better"),
+        ([1, 1, 1, 2], [3, 3, 3, 1], "few_images"),
+        ([0, 0, 0, 3], [3, 3, 3, 2], "few_images"),
     ],
 )
 def test_fewer_than_five_images_have_to_agree_on_a_large_rise(
@@ -82,6 +84,8 @@ def test_fewer_than_five_images_have_to_agree_on_a_large_rise(
     decision = judge(base, candidate)
     assert decision.verdict == verdict, decision.reason
     assert "confidence" not in decision.evidence
+    ends = f"{decision.evidence['lowest']:+.3f} to {decision.evidence['highest']:+.3f}"
+    assert f"on each of these {len(base)}: {ends}" in decision.reason
     assert f"This rests on few images: {len(base)}." in decision.reason
 
 
