@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import json
 import logging
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from contract.delayed import backoff_s
 from contract.errors import BadMessage, BeingStored, GroundcrewError, JobCancelled
 from contract.jobs import WriteBackJob
 from contract.logs import about, facts_of
+from contract.rounds import Rounds
 from contract.traces import span
 from worker.intake import Intake, Taken
 from worker.tasks import Crew, first_problem
@@ -52,33 +52,29 @@ class Gatherer:
 
     def __init__(self, crew: Crew, writer: Writer, intake: Intake, *, limit: int) -> None:
         self._crew, self._writer, self._intake, self._limit = crew, writer, intake, limit
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="gather", daemon=True)
+        self._rounds = Rounds("gather", self._round, every_s=0.0)
 
     def start(self) -> None:
-        self._thread.start()
+        self._rounds.start()
 
     def stop(self) -> None:
         """Returns when what is in hand is settled."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        self._rounds.stop()
 
-    def _loop(self) -> None:
-        while not self._stop.is_set():
-            began_s = time.monotonic()
-            try:
-                taken = self.gather()
-                if not taken:
-                    self._intake.wait(BLOCK_S)
-                elif 1 < taken < self._limit:  # more are on their way: not one request for each handful
-                    self._stop.wait(began_s + TOGETHER_S - time.monotonic())
-            except redis.RedisError as error:
-                log.warning("Redis does not answer (%s); trying again", type(error).__name__)
-                self._stop.wait(AWAY_S)
-            except Exception:  # a writer that stops would leave everybody waiting
-                log.exception("a round of the writer failed; trying again")
-                self._stop.wait(AWAY_S)
+    def _round(self) -> float:
+        """Gather once, or wait for a message; seconds until the next time."""
+        began_s = time.monotonic()
+        try:
+            taken = self.gather()
+            if not taken:
+                self._intake.wait(BLOCK_S)
+            # of several, more are on their way: not one request for each handful
+            return began_s + TOGETHER_S - time.monotonic() if 1 < taken < self._limit else 0.0
+        except redis.RedisError as error:
+            log.warning("Redis does not answer (%s); trying again", type(error).__name__)
+        except Exception:  # a writer that stops would leave everybody waiting
+            log.exception("a round of the writer failed; trying again")
+        return AWAY_S
 
     def gather(self) -> int:
         """Store what waits; returns how many messages that were. What an error leaves in hand comes again."""
