@@ -98,6 +98,14 @@ def test_images_without_boxes_do_not_make_few_images_many() -> None:
     assert decision.verdict == "better"
 
 
+def test_each_of_few_images_is_looked_at_whatever_would_be_drawn() -> None:
+    # given a candidate that is worse on one of four images / when hardly anything is drawn
+    decision = judge([1, 1, 1, 3], [3, 3, 3, 1], Rule(resamples=1))
+    # then
+    assert decision.verdict == "few_images"
+    assert decision.evidence["lowest"] == pytest.approx(metrics([1]).map - 1, abs=1e-4)
+
+
 def _with_boxes(found: int) -> list[Judged]:
     boxes = Boxes(PLACES[:found].astype(np.float32), np.full(found, 0.9), np.zeros(found, np.int64))
     return [Judged(PLACES, [0, 0, 0], boxes, [0])] * 3
