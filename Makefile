@@ -54,12 +54,12 @@ test-slow: install ## tests that need no service but a minute, such as those of 
 test-services: install ## tests with a real Redis, Celery, Label Studio and browser (tests/services)
 	$(RUN) pytest tests/services
 
-check: install ## lint, types, import rules, Dockerfiles and manifests, and a look for insecure code
+check: install ## lint, types, import rules, lengths of files, Dockerfiles and manifests, and a look for insecure code
 	$(RUN) ruff check .
 	$(RUN) mypy
 	$(VENV)/bin/lint-imports
 	NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict
-	$(RUN) pytest --quiet tests/unit/test_deploy.py
+	$(RUN) pytest --quiet tests/unit/test_deploy.py tests/unit/test_sizes.py
 	$(RUN) bandit --quiet --recursive --configfile bandit.yaml contract backend worker groundcrew deploy
 
 audit: install ## known vulnerabilities of the installed packages (needs pypi.org; apart from check, which works offline)

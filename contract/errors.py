@@ -6,12 +6,8 @@ Example: `raise PayloadError("tasks", "is missing; send a list of Label Studio t
 GroundcrewError
 |-- SettingsError                 a variable or flag has a bad value
 |-- RequestError (400)            the caller sent something wrong; names the field
-|   |-- PayloadError              JSON body: a field is missing or of the wrong type
-|   |-- LabelConfigError          label config: broken XML, no RectangleLabels, unknown object tag
-|   `-- PromptError               a prompt is empty or longer than the model's text length
-|-- Unauthorized (401)
-|-- ForgedRequest (403)           a button of the status page was pressed by another site
-|-- UnknownJob (404)
+|   `-- PayloadError, LabelConfigError, PromptError  a field of the JSON body; the XML of the labels; a prompt's length
+|-- Unauthorized (401), ForgedRequest (403), UnknownJob (404)
 |-- BrokerUnavailable (503, retry)    Redis does not answer
 |   `-- QueueFull                 the project's queue is at its limit
 |-- ImageError                    this image alone fails; its neighbours go on
@@ -21,20 +17,14 @@ GroundcrewError
 |-- ModelError
 |   |-- UnknownVersion, ConfigError, LangModelMissing, CheckpointRefused, CheckpointMismatch
 |   |-- RegistryError           MODEL_DIR cannot be read or written, or would have to change a version
-|   |-- OutOfDeviceMemory (retry) smaller batches may help
-|   `-- DetectorHung (retry)      a detect call ran past its limit
+|   `-- OutOfDeviceMemory, DetectorHung (retry)  smaller batches may help; a detect call ran past its limit
 |-- LabelStudioError
 |   |-- LabelStudioUnreachable (retry)  no answer, 429 or 5xx
 |   |   `-- BeingStored         another writer is storing the same prediction just now
-|   |-- LabelStudioRefused        401, 403, 404 or 400: the sentence says which and what to do
-|   `-- TokenMissing              no token is configured, so nothing can be written back
+|   `-- LabelStudioRefused, TokenMissing       400, 403 or 404; no token is configured to write back with
 |-- TrainingDataError (422)       the project's annotations do not make a training
-|-- PredictionFailed (502)        someone waits for boxes, but they could not be found
-|-- PredictionLate (504, retry)   someone waited for boxes, but no worker found them in time
-|-- Poison                        the job has killed its worker three times while it ran alone
-|-- BadMessage                    a message in a queue cannot be understood
-|-- JobExpired                    whoever asked has stopped waiting
-`-- JobCancelled                  the task was deleted, or someone cancelled the job
+|-- PredictionFailed (502), PredictionLate (504, retry)  someone waits for boxes, but none were found, or not in time
+`-- Poison, BadMessage, JobExpired, JobCancelled         ends of a job or message that no retry changes
 """
 
 from __future__ import annotations
