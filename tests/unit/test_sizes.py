@@ -1,4 +1,8 @@
-"""No file of ours is longer than one can read at once. Run by: make check, pytest. Example: pytest tests/unit/test_sizes.py"""
+"""No file of ours is longer than one can take in at once.
+
+Run by: make check, pytest. Must not import: anything of ours.
+Example: pytest tests/unit/test_sizes.py
+"""
 
 from pathlib import Path
 
