@@ -59,8 +59,9 @@ def finetune_latency(as_json: bool) -> None:
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Images each; medians count")
 @click.option("--labels", type=click.IntRange(0), default=0, help="Also time this many names at once")
 @click.option("--rivals", default="transformers-fp32,transformers-bf16", help="Beside mmdet; empty for none")
+@click.option("--save", is_flag=True, help="Keep the figures in benchmarks/results/ for `bench report`")
 def detector(
-    as_json: bool, config: str, size: str, device: str, threads: int, rounds: int, labels: int, rivals: str
+    as_json: bool, config: str, size: str, device: str, threads: int, rounds: int, labels: int, rivals: str, save: bool
 ) -> None:
     """Time one image: ours against mmdet's DetInferencer and transformers, turn by turn."""
     height, _, width = size.partition("x")
@@ -72,27 +73,30 @@ def detector(
         rounds=rounds,
         labels=labels,
         rivals=[kind for kind in rivals.split(",") if kind],
-        say=lambda text: None if as_json else click.echo(text, err=True),
+        say=_sayer(as_json),
     )
-    _print_and_keep(f"detector-{config}-{device}", found, as_json)
+    _show_with_machine(found, as_json)
+    if save:
+        asked = f"--config {config} --device {device}" + (f" --labels {labels}" if labels else "")
+        _save(f"detector-{config}-{device}", found, f"groundcrew bench detector {asked} --save")
 
 
 @bench.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON only")
 @click.option("--scenes", type=click.IntRange(1), default=500, show_default=True, help="Pictures")
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="CPU threads")
-def accuracy(as_json: bool, scenes: int, threads: int) -> None:
+@click.option("--save", is_flag=True, help="Keep the figures in benchmarks/results/ for `bench report`")
+def accuracy(as_json: bool, scenes: int, threads: int, save: bool) -> None:
     """Average precision of the fast path and of mmdet in 32 bits, with the tiny model on fresh scenes."""
-    say = (lambda text: None) if as_json else (lambda text: click.echo(text, err=True))
-    _print_and_keep("accuracy", load_benchmark("accuracy").measure_all(scenes, threads, say), as_json)
+    found = load_benchmark("accuracy").measure_all(scenes, threads, _sayer(as_json))
+    _show_with_machine(found, as_json)
+    if save:
+        _save("accuracy", found, "groundcrew bench accuracy --save")
 
 
-def _print_and_keep(name: str, found: dict[str, object], as_json: bool) -> None:
-    """Figures with the machine they were measured on, as a file of benchmarks/results/ too."""
-    machine = load_benchmark("machine")
-    machine.save_figures(name, found)
-    described = {**found, **machine.describe_machine()}
-    click.echo(json.dumps(described) if as_json else "\n".join(f"{key:20} {value}" for key, value in found.items()))
+def _show_with_machine(found: Mapping[str, object], as_json: bool) -> None:
+    """As JSON, figures come with the machine they were measured on."""
+    _show({**found, **load_benchmark("machine").describe_machine()} if as_json else found, as_json)
 
 
 @bench.command()

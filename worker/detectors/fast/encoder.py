@@ -54,7 +54,7 @@ class EncoderLayer:
         """(images, cells, channels) -> the same."""
         table = places.grid.fill(self.attention.value(image))
         found = torch.empty_like(image)
-        for images, rows in cut_into_blocks(*image.shape[:2], block_rows(image.dtype)):
+        for images, rows in cut_into_blocks(*image.shape[:2], block_rows(image)):
             found[images, rows] = self._look(image[images, rows], table[images], places, rows)
         return found
 

@@ -103,7 +103,7 @@ class SwinBlock:
     def __call__(self, cells: Tensor, windows: Windows) -> Tensor:
         """(cells, channels), changed in place."""
         cells += self.attention(self._norms[0](cells), windows)
-        for part in cells.split(block_rows(cells.dtype)):
+        for part in cells.split(block_rows(cells)):
             part += self._forward(self._norms[1](part))
         return cells
 
