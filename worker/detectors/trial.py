@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 ROUNDS = 5  #: of each; the fastest counts
-ATOL = (
-    1e-4  #: for numbers around 1, whose sums may be taken in any order; in 16 bits the rounding of the result is added
-)
+#: For numbers around 1, whose sums may be taken in any order; in 16 bits the rounding of the result is added.
+ATOL = 1e-4
 
 Run = Callable[[], tuple[Tensor, ...]]
 
