@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 LOAD_AGAIN_S = 30.0  #: a checkpoint may be mended meanwhile
 LARGE_AT_ONCE = 2  #: one runs while the next waits; more would keep small images behind hundreds of tiles
 #: How often PyTorch's threads look for work before they sleep. OpenMP's own 300,000 hold up the threads that sample,
-#: which share the processors: Swin-T at 800 x 1066 takes 1.85 s instead of 2.03 (AMD), 0.77 instead of 0.81 (Intel).
+#: which share the processors: Swin-T at 800 x 1066 takes 1.92 s instead of 2.07 (AMD), 0.77 instead of 0.81 (Intel).
 SPINS = {"GOMP_SPINCOUNT": "20000"}
 KEPT_VERSIONS = 2  #: the current one and the one before, for rollback and for jobs still stamped with it
 
