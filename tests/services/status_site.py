@@ -18,7 +18,7 @@ from backend.app import create_app
 from contract.settings import Settings
 from tests.fakes.showcase import Showcase
 
-LIVE_MS = 20_000  #: for a busy machine; benchmarks/status_page.py says how long it takes on a quiet one
+LIVE_MS = 2_000  #: within which the page promises to show a change
 
 
 @dataclass(frozen=True)
