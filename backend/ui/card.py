@@ -44,9 +44,7 @@ class Evidence(NamedTuple):
     lowest: float
     highest: float
     images: int
-    confidence: (
-        float | None
-    )  #: of each end, one-sided; None: images are too few, and the ends are those of single images
+    confidence: float | None  #: of each end, one-sided; None: too few images, the ends are those of single ones
     few_images: bool
 
 

@@ -26,6 +26,7 @@ from tests.services.machine import REPOSITORY, absent
 from tests.services.pages import LabelStudioPages
 from tests.services.redis_servers import serve_redis
 from tests.services.status_site import Site, open_tab, serve
+from worker.labelstudio import LabelStudio
 
 #: No sandbox: CI runs as root. The rest keeps the browser from talking to anyone but Label Studio.
 CHROMIUM_FLAGS = [
@@ -71,6 +72,15 @@ def label_studio_server(
 @pytest.fixture(scope="session")
 def label_studio_token(label_studio_server: LabelStudioServer) -> str:
     return make_access_token(label_studio_server.url, ADMIN_EMAIL, ADMIN_PASSWORD)
+
+
+@pytest.fixture
+def connection(label_studio_server: LabelStudioServer, label_studio_token: str) -> Iterator[LabelStudio]:
+    """As the writer has it."""
+    known = {"LABEL_STUDIO_URL": label_studio_server.url, "LABEL_STUDIO_API_KEY": label_studio_token}
+    connection = LabelStudio(read_settings(known))
+    yield connection
+    connection.close()
 
 
 @pytest.fixture(scope="session")

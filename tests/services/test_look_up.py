@@ -10,13 +10,11 @@ import pytest
 
 from contract.errors import LabelStudioRefused
 from contract.results import Results
-from contract.settings import read_settings
 from contract.status import JobRecords
 from groundcrew.demo.scenes import make_label_config
 from tests.fakes.jobs import VERSION, write_job
 from tests.services.test_store import prediction
 from worker import writer
-from worker.labelstudio import LabelStudio
 from worker.writer import Writer
 
 KINDS = ("stored", "missing", "deleted", "of another version", "both versions", "to be replaced", "does not fit")
@@ -34,14 +32,6 @@ def tasks(label_studio, project):
     label_studio.import_tasks(project, [f"http://images.invalid/{n}.png" for n in range(TASKS)])
     numbers = sorted(label_studio.image_names(project))
     return {kind: numbers[first :: len(KINDS)] for first, kind in enumerate(KINDS)}
-
-
-@pytest.fixture
-def connection(label_studio_server, label_studio_token):
-    known = {"LABEL_STUDIO_URL": label_studio_server.url, "LABEL_STUDIO_API_KEY": label_studio_token}
-    connection = LabelStudio(read_settings(known))
-    yield connection
-    connection.close()
 
 
 @pytest.mark.parametrize("at_once", [1, 3, writer.LOOK_UP])

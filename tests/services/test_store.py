@@ -31,14 +31,6 @@ def tasks(label_studio, project):
     return sorted(label_studio.image_names(project))
 
 
-@pytest.fixture
-def connection(label_studio_server, label_studio_token):
-    known = {"LABEL_STUDIO_URL": label_studio_server.url, "LABEL_STUDIO_API_KEY": label_studio_token}
-    connection = LabelStudio(read_settings(known))
-    yield connection
-    connection.close()
-
-
 def prediction(task_id, label="red circle", boxes=1, version="v"):
     box = BOX | {"value": BOX["value"] | {"rectanglelabels": [label]}}
     return Prediction(task_id=task_id, model_version=version, score=0.5, result=[box] * boxes)
