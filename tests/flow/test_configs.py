@@ -10,14 +10,12 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from transformers import BertConfig, BertModel
 
 from contract.errors import ConfigError, LangModelMissing
 from worker.detectors.configs import find_config, list_shipped_configs, prepare_for_inference, read_config
 from worker.detectors.mmgdino import MMGroundingDino, build_model
 from worker.detectors.preprocess import Preprocessor
 
-ZOO_BERT = Path(__file__).parents[2] / "groundcrew" / "zoo" / "tiny-shapes" / "bert"
 SWIN_T = "grounding_dino_swin-t_pretrain_obj365"
 
 #: One name for each model that the configs of the wheel describe; the others differ in data and training only.
@@ -54,17 +52,6 @@ SMALL_PIPELINE = [
     {"type": "FixScaleResize", "scale": (256, 256), "keep_ratio": True},
     {"type": "PackDetInputs", "meta_keys": ("ori_shape", "img_shape", "scale_factor")},
 ]
-
-
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As wide as bert-base-uncased, which all full-size models use, but one thin layer of random weights."""
-    directory = tmp_path_factory.mktemp("bert")
-    for name in ("vocab.txt", "tokenizer_config.json"):
-        shutil.copy(ZOO_BERT / name, directory / name)
-    words = len((directory / "vocab.txt").read_text().splitlines())
-    BertModel(BertConfig(vocab_size=words, num_hidden_layers=1, intermediate_size=64)).save_pretrained(directory)
-    return directory
 
 
 def describe_model(config: Config) -> str:
@@ -129,20 +116,20 @@ def test_a_file_that_is_no_config_of_ours_is_refused(text: str, complaint: str, 
 
 
 @pytest.mark.parametrize("name", DISTINCT_MODELS)
-def test_a_config_is_prepared_for_inference(name: str, bert: Path) -> None:
-    config = prepare_for_inference(read_config(find_config(name)), bert)
+def test_a_config_is_prepared_for_inference(name: str, thin_bert: Path) -> None:
+    config = prepare_for_inference(read_config(find_config(name)), thin_bert)
 
     assert config.model.encoder.num_cp == 0
     assert not config.model.backbone.get("with_cp")
-    assert config.model.language_model.name == str(bert)
+    assert config.model.language_model.name == str(thin_bert)
     assert "://" not in describe_model(config)
     Preprocessor(config)
 
 
-def test_preparing_leaves_the_config_alone(bert: Path) -> None:
+def test_preparing_leaves_the_config_alone(thin_bert: Path) -> None:
     config = read_config(find_config(SWIN_T))
 
-    prepare_for_inference(config, bert)
+    prepare_for_inference(config, thin_bert)
 
     assert config.model.encoder.num_cp == 6
     assert config.model.language_model.name == "bert-base-uncased"
@@ -160,17 +147,17 @@ def test_without_a_language_model_the_error_says_how_to_get_it(tmp_path: Path, m
 
 @pytest.mark.parametrize("missing", ["config.json", "vocab.txt", "model.safetensors"])
 def test_an_incomplete_language_model_is_refused_and_the_missing_file_named(
-    missing: str, bert: Path, tmp_path: Path
+    missing: str, thin_bert: Path, tmp_path: Path
 ) -> None:
-    shutil.copytree(bert, tmp_path / "bert")
+    shutil.copytree(thin_bert, tmp_path / "bert")
     (tmp_path / "bert" / missing).unlink()
 
     with pytest.raises(LangModelMissing, match=missing):
         prepare_for_inference(read_config(find_config(SWIN_T)), tmp_path / "bert")
 
 
-def test_a_config_may_name_a_directory_beside_itself(bert: Path, tmp_path: Path) -> None:
-    shutil.copytree(bert, tmp_path / "words")
+def test_a_config_may_name_a_directory_beside_itself(thin_bert: Path, tmp_path: Path) -> None:
+    shutil.copytree(thin_bert, tmp_path / "words")
     path = tmp_path / "config.py"
     path.write_text(SWIN_B_FILE.replace("model = dict(", "model = dict(language_model=dict(name='words'),"))
 
@@ -184,8 +171,8 @@ def test_a_config_without_a_test_pipeline_is_refused() -> None:
         Preprocessor(Config({"model": {}}))
 
 
-def test_a_config_whose_model_does_not_build_is_refused(bert: Path) -> None:
-    config = prepare_for_inference(read_config(find_config(SWIN_T)), bert)
+def test_a_config_whose_model_does_not_build_is_refused(thin_bert: Path) -> None:
+    config = prepare_for_inference(read_config(find_config(SWIN_T)), thin_bert)
     config.model.backbone.type = "SwinTransformerV9"
 
     with pytest.raises(ConfigError, match=r"does not build: KeyError.*SwinTransformerV9"):
@@ -206,8 +193,10 @@ def predict_something(config: Config) -> int:
 
 
 @pytest.mark.slow
-def test_every_config_of_the_wheel_describes_a_model_of_the_list(bert: Path) -> None:
-    configs = {name: prepare_for_inference(read_config(path), bert) for name, path in list_shipped_configs().items()}
+def test_every_config_of_the_wheel_describes_a_model_of_the_list(thin_bert: Path) -> None:
+    configs = {
+        name: prepare_for_inference(read_config(path), thin_bert) for name, path in list_shipped_configs().items()
+    }
 
     for config in configs.values():
         Preprocessor(config)
@@ -218,17 +207,17 @@ def test_every_config_of_the_wheel_describes_a_model_of_the_list(bert: Path) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DISTINCT_MODELS)
-def test_every_model_of_the_wheel_builds_and_predicts(name: str, bert: Path) -> None:
-    config = prepare_for_inference(read_config(find_config(name)), bert)
+def test_every_model_of_the_wheel_builds_and_predicts(name: str, thin_bert: Path) -> None:
+    config = prepare_for_inference(read_config(find_config(name)), thin_bert)
 
     assert predict_something(config) == config.model.test_cfg.max_per_img
 
 
 @pytest.mark.slow
-def test_a_swin_b_of_ones_own_builds_and_predicts(bert: Path, tmp_path: Path) -> None:
+def test_a_swin_b_of_ones_own_builds_and_predicts(thin_bert: Path, tmp_path: Path) -> None:
     path = tmp_path / "swin-b.py"
     path.write_text(SWIN_B_FILE)
-    config = prepare_for_inference(read_config(path), bert)
+    config = prepare_for_inference(read_config(path), thin_bert)
 
     assert config.model.backbone.embed_dims == 128
     assert predict_something(config) == 300

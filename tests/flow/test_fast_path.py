@@ -6,7 +6,6 @@ A small Swin with random weights, whose levels fit neither windows nor halves, a
 from __future__ import annotations
 
 import copy
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ import torch
 from mmengine.config import Config
 from numpy.typing import NDArray
 from safetensors.torch import load_file
-from transformers import BertConfig, BertModel
 
 from contract.errors import SettingsError
 from groundcrew.zoo.scenes import ALL_PAIRS, make_scene
@@ -68,13 +66,8 @@ def make_swin(config: Config, seed: int = 0) -> GroundingDINO:
 
 
 @pytest.fixture(scope="module")
-def swin_config(tmp_path_factory: pytest.TempPathFactory) -> Config:
-    bert = tmp_path_factory.mktemp("bert")
-    for name in ("vocab.txt", "tokenizer_config.json"):
-        shutil.copy(TINY / "bert" / name, bert / name)
-    words = len((bert / "vocab.txt").read_text().splitlines())
-    BertModel(BertConfig(vocab_size=words, num_hidden_layers=1, intermediate_size=64)).save_pretrained(bert)
-    return make_config(bert)
+def swin_config(thin_bert: Path) -> Config:
+    return make_config(thin_bert)
 
 
 @pytest.fixture(scope="module")
