@@ -1,22 +1,26 @@
 """The code blocks of the documentation, as tests read them, and the list of those that no test runs.
 
-Called by: tests/unit/test_documentation.py, tests/services/test_docs.py. Must not import: anything of ours.
+Called by: tests/unit/test_documentation.py, test_translations.py, tests/services/test_docs.py. Imports nothing of ours.
 A block is run unless NOT_RUN names its first line; those are parsed, and what they name is looked up.
 Example: `[block.text for block in read_blocks(Path("docs/quickstart.md")) if block.language == "bash"]`
 """
 
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import dropwhile, groupby
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DOCS = REPOSITORY / "docs"
+READMES = (REPOSITORY / "README.md", REPOSITORY / "README.zh-CN.md")
 #: English page -> the same in Chinese
 TRANSLATED = {page.relative_to(DOCS / "zh").as_posix(): page for page in sorted((DOCS / "zh").rglob("*.md"))}
+_HOWTOS = sorted(f"howto/{path.name}" for path in (DOCS / "howto").glob("*.md"))
+_RUN = ("quickstart.md", "tutorial.md", *_HOWTOS)
 #: Pages whose every block is run, but for those in NOT_RUN.
-RUN_PAGES = ("quickstart.md", "tutorial.md", *sorted(f"howto/{path.name}" for path in (DOCS / "howto").glob("*.md")),
-             *(f"zh/{name}" for name in TRANSLATED))  # fmt: skip
+RUN_PAGES = (*_RUN, *(f"zh/{name}" for name in TRANSLATED if name in _RUN))
 GIGABYTES = "it downloads gigabytes"
 #: First line of a block -> why no test runs it as it stands there, and what is run instead.
 NOT_RUN = {
@@ -46,6 +50,7 @@ NOT_RUN = {
     "NAME=grounding_dino_swin-t_pretrain_obj365_goldg_grit9m_v3det":
         f"{GIGABYTES}; it is compared with deploy/get_weights, and tests/flow/test_models_add.py runs `models add`",
 }  # fmt: skip
+_OPERATORS = {"&&", "||", "|", ";", ">", ">>"}
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<language>[\w-]*)\n(?P<text>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
 
 
@@ -75,3 +80,12 @@ def read_blocks(path: Path) -> Iterator[Block]:
     for found in _FENCE.finditer(text):
         line = text.count("\n", 0, found.start()) + 1
         yield Block(path.relative_to(REPOSITORY).as_posix(), line, found["language"], found["text"])
+
+
+def calls(block: Block) -> list[list[str]]:
+    """The commands of a block as words, without comments and variables before them, continued lines joined."""
+    found: list[list[str]] = []
+    for line in re.sub(r"\\\n\s*", "", block.text).splitlines():
+        words = shlex.split(re.split(r"\s#\s", line)[0], comments=True) if line.count('"') % 2 == 0 else []
+        found += [list(part) for is_end, part in groupby(words, key=_OPERATORS.__contains__) if not is_end]
+    return [named for words in found if (named := list(dropwhile(re.compile(r"[A-Z_]+=").match, words)))]

@@ -11,9 +11,8 @@ import importlib.metadata
 import importlib.util
 import json
 import re
-import shlex
 import subprocess
-from itertools import dropwhile, groupby, pairwise
+from itertools import pairwise
 from pathlib import Path
 from xml.etree.ElementTree import fromstring
 
@@ -24,23 +23,12 @@ import yaml
 from contract.labels import read_label_config
 from contract.settings import Settings
 from groundcrew.cli import cli
-from tests.docs_blocks import DOCS, NOT_RUN, REPOSITORY, RUN_PAGES, TRANSLATED, Block, read_blocks
+from tests.docs_blocks import DOCS, NOT_RUN, READMES, REPOSITORY, RUN_PAGES, calls, read_blocks
 
 PAGES = [*sorted(DOCS.rglob("*.md")), *sorted(REPOSITORY.glob("*.md"))]
-READMES = (REPOSITORY / "README.md", REPOSITORY / "README.zh-CN.md")
 BLOCKS = [block for page in PAGES for block in read_blocks(page)]
 COMPOSE = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())
-OPERATORS = {"&&", "||", "|", ";", ">", ">>"}
 SHELL = [block for block in BLOCKS if block.language == "bash"]
-
-
-def calls(block: Block) -> list[list[str]]:
-    """The commands of a block as words, without comments and variables before them, continued lines joined."""
-    found: list[list[str]] = []
-    for line in re.sub(r"\\\n\s*", "", block.text).splitlines():
-        words = shlex.split(re.split(r"\s#\s", line)[0], comments=True) if line.count('"') % 2 == 0 else []
-        found += [list(part) for is_end, part in groupby(words, key=OPERATORS.__contains__) if not is_end]
-    return [named for words in found if (named := list(dropwhile(re.compile(r"[A-Z_]+=").match, words)))]
 
 
 def command_of(words: list[str]) -> click.Command:
@@ -185,51 +173,6 @@ def test_links_of_pages_outside_the_site_lead_somewhere(page):
         assert "://" in target or target.startswith("mailto:") or (page.parent / target).exists(), target
 
 
-# -- two languages -----------------------------------------------------------------------------------------------------
-
-
-def test_both_readmes_have_the_same_structure():
-    assert headings(READMES[0]) == headings(READMES[1])
-
-
-@pytest.mark.parametrize("pair", [READMES, *((DOCS / name, page) for name, page in TRANSLATED.items())],
-                         ids=["README.md", *TRANSLATED])  # fmt: skip
-def test_both_languages_have_the_same_commands(pair):
-    """Comments may be translated."""
-    english, chinese = ([words for block in read_blocks(page) if block.language == "bash" for words in calls(block)]
-                        for page in pair)  # fmt: skip
-
-    assert english == chinese
-
-
-@pytest.mark.parametrize("name", TRANSLATED)
-def test_both_languages_have_the_same_sections_and_blocks(name):
-    english, chinese = DOCS / name, TRANSLATED[name]
-
-    assert headings(english) == headings(chinese)
-    assert [block.language for block in read_blocks(english)] == [block.language for block in read_blocks(chinese)]
-
-
-@pytest.mark.parametrize("name", TRANSLATED)
-def test_both_languages_show_the_same_pictures(name):
-    """In the page's own language where there is one, whose name ends with -zh; each says what is seen."""
-    english, chinese = pictures(DOCS / name), pictures(TRANSLATED[name])
-
-    assert [Path(path).name for _, path in english] == [Path(path).name.replace("-zh", "") for _, path in chinese]
-    assert all(len(alt) > 5 for alt, _ in (*english, *chinese))
-
-
-def test_the_way_to_real_weights_is_the_same_five_commands_everywhere():
-    english, chinese, deploy = (
-        [block for block in read_blocks(page) if "deploy/get_weights" in block.text]
-        for page in (*READMES, DOCS / "deploy.md")
-    )
-
-    assert len(deploy) == 1
-    assert [calls(block) for block in english] == [calls(block) for block in chinese] == [calls(deploy[0])]
-    assert len(deploy[0].text.splitlines()) == 5
-
-
 def test_the_way_by_hand_downloads_what_the_script_does():
     script = (REPOSITORY / "deploy" / "get_weights").read_text()
     sums = (REPOSITORY / "deploy" / "weights.sha256").read_text()
@@ -243,13 +186,6 @@ def test_the_way_by_hand_downloads_what_the_script_does():
         assert part in by_hand
     assert f"{digits}  {name}_20231204_095047-b448804b.pth\n" in sums
     assert sorted(re.findall(r"bert-base-uncased/(\S+)\n", sums)) == sorted(parts.split())
-
-
-def test_both_readmes_show_the_same_pictures():
-    english, chinese = ([path for _, path in pictures(page)] for page in READMES)
-
-    assert english == chinese
-    assert any(name.endswith((".webp", ".gif")) for name in english)
 
 
 # -- the rest of what people look for in a repository ------------------------------------------------------------------
@@ -271,17 +207,3 @@ def test_licence_and_community_files_exist():
     assert "Apache License" in (REPOSITORY / "LICENSE").read_text()
     assert "Contributor Covenant" in (REPOSITORY / "CODE_OF_CONDUCT.md").read_text()
     assert (REPOSITORY / "CONTRIBUTING.md").exists()
-
-
-def pictures(page: Path) -> list[tuple[str, str]]:
-    """(alternative text, path) of each."""
-    return re.findall(r"!\[([^]]*)\]\(([^)]+)\)", page.read_text(encoding="utf-8"))
-
-
-def headings(page: Path) -> list[int]:
-    """The level of each."""
-    return [len(marks) for marks in re.findall(r"^(#+) ", _prose(page), re.MULTILINE)]
-
-
-def _prose(page: Path) -> str:
-    return re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
