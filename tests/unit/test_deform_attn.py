@@ -67,11 +67,12 @@ def test_points_on_and_beyond_the_border_equal_mmcvs_own(attention, edge):
 
 
 def test_compiled_calls_of_mmcv_are_served_forward_and_backward(attention):
-    """The path that mmcv takes on CUDA: its autograd function calls the two ops of the extension."""
+    """What mmcv does on CUDA without deform_gpu.py: its autograd function calls the two ops of the extension."""
+    function = next(kind for kind in torch.autograd.Function.__subclasses__() if kind.__module__ == attention.__name__)
     value, shapes, locations, weights = make_inputs()
 
     def through_the_extension(value, shapes, locations, weights):
-        return attention.MultiScaleDeformableAttnFunction.apply(value, shapes, None, locations, weights, 64)
+        return function.apply(value, shapes, None, locations, weights, 64)
 
     ours = gradients(through_the_extension, value, shapes, locations, weights)
 

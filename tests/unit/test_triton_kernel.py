@@ -5,9 +5,9 @@ Triton's interpreter runs it on a CPU; Triton's compiler needs no GPU.
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -16,14 +16,11 @@ from torch import Tensor
 
 if sys.platform != "linux":
     pytest.skip("Triton is published for Linux only", allow_module_level=True)
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from triton.runtime.jit import JITFunction
-
+from tests.unit.triton_builds import build, compiled, interpreted
 from worker.detectors import deform_attn
 from worker.detectors.fast.sampling import SamplingGrid
 
+NAME = "worker.detectors.fast.triton_kernel"
 SHAPES = ((16, 20), (8, 10), (3, 5))
 HEADS, POINTS, QUERIES = 2, 4, 41
 
@@ -33,7 +30,7 @@ def kernel() -> Iterator[ModuleType]:
     """The module as Triton's interpreter runs it, on a CPU."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
-        yield importlib.import_module("worker.detectors.fast.triton_kernel")
+        yield interpreted(NAME)
 
 
 def make_inputs(images: int, channels: int, outside: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -105,14 +102,15 @@ def test_no_queries_are_no_rows(kernel: ModuleType) -> None:
 
 
 @pytest.mark.parametrize(("capability", "dtype"), [(75, "fp32"), (80, "fp16"), (90, "bf16"), (100, "bf16")])
-def test_the_compiler_takes_what_the_interpreter_takes(kernel: ModuleType, capability: int, dtype: str) -> None:
-    constants = {"POINTS": 16, "HEADS": 8, "CHANNELS": 32, "LANES": 32, "QUERIES": kernel.QUERIES_A_PROGRAM}
-    types = dict.fromkeys(constants, "constexpr") | dict.fromkeys(("table", "found"), f"*{dtype}")
+def test_the_compiler_takes_what_the_interpreter_takes(
+    capability: int, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    module = compiled(NAME)
+    sizes = {"POINTS": 16, "HEADS": 8, "CHANNELS": 32, "LANES": 32, "QUERIES": module.QUERIES_A_PROGRAM}
+    types = dict.fromkeys(("table", "found"), f"*{dtype}")
     types |= dict.fromkeys(("pixels", "weights", "last", "row_step", "first"), "*fp32")
-    compiled = JITFunction(kernel._sample.fn)
-    places = {(compiled.arg_names.index(name),): value for name, value in constants.items()}
-    source = ASTSource(compiled, {name: types.get(name, "i32") for name in compiled.arg_names}, places)
 
-    built = triton.compile(source, target=GPUTarget("cuda", capability, 32))
+    built = build(module._sample, capability, types, sizes)
 
     assert built.asm["cubin"]

@@ -1,6 +1,6 @@
 """Multi-scale deformable attention in PyTorch, so that mmcv without compiled ops is enough.
 
-Called by stack.py of this folder, before anything imports `mmcv.ops`.
+Called by deform_gpu.py of this folder, before anything imports `mmcv.ops`, and by benchmarks.
 Must not import contract, backend, groundcrew or other modules of worker; torch is its only dependency.
 Example: `from worker.detectors import deform_attn; deform_attn.install()`.
 """
@@ -80,6 +80,17 @@ def deformable_attention(value: Tensor, spatial_shapes: Tensor, locations: Tenso
     return bags.view(batch, queries, heads * channels)
 
 
+def attention_gradients(
+    value: Tensor, spatial_shapes: Tensor, locations: Tensor, weights: Tensor, grad_output: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of value, locations and weights, from the inputs alone: the output is computed again."""
+    inputs = [tensor.detach().requires_grad_() for tensor in (value, locations, weights)]
+    with torch.enable_grad():
+        output = deformable_attention(inputs[0], spatial_shapes, inputs[1], inputs[2])
+    grad_value, grad_locations, grad_weights = torch.autograd.grad(output, inputs, grad_output)
+    return grad_value, grad_locations, grad_weights
+
+
 def _corners(spatial_shapes: Tensor, locations: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """Cell number (counted over all levels) and weight of the four cells around each point.
 
@@ -141,10 +152,7 @@ def ms_deform_attn_backward(
     im2col_step: int,
 ) -> None:
     """mmcv's compiled backward op: adds the gradients to the last three tensors, in place."""
-    inputs = [tensor.detach().requires_grad_() for tensor in (value, locations, weights)]
-    with torch.enable_grad():
-        output = deformable_attention(inputs[0], spatial_shapes, inputs[1], inputs[2])
-    gradients = torch.autograd.grad(output, inputs, grad_output)
+    gradients = attention_gradients(value, spatial_shapes, locations, weights, grad_output)
     for target, gradient in zip((grad_value, grad_locations, grad_weights), gradients, strict=True):
         target.add_(gradient)
 

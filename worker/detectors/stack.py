@@ -11,9 +11,9 @@ from collections.abc import Callable
 from mmengine.config import ConfigDict
 from mmengine.registry import DefaultScope
 
-from worker.detectors import deform_attn
+from worker.detectors import deform_gpu
 
-deform_attn.install()  # mmdet imports mmcv.ops nearly everywhere
+deform_gpu.install()  # mmdet imports mmcv.ops nearly everywhere
 
 with warnings.catch_warnings(action="ignore"):  # mmdet imports names of mmcv from where they used to be
     from mmcv.ops import MultiScaleDeformableAttention

@@ -1,6 +1,6 @@
 """Whether a kernel that nobody has measured here may be used: only where it is right, and faster than what it replaces.
 
-Called by fast/gpu.py. Must not import anything of ours; torch is its only dependency.
+Called by fast/gpu.py and deform_gpu.py. Must not import anything of ours; torch is its only dependency.
 Every outcome is one line of the log.
 Example: `kernel_wins("the Triton kernel", run_kernel, run_pytorch, exact=run_in_32_bits(), device=table.device)`.
 """
@@ -32,7 +32,7 @@ def kernel_wins(name: str, kernel: Run, pytorch: Run, exact: tuple[Tensor, ...],
 
     Returns:
         True if the kernel's results are within ATOL plus the rounding of their type of the exact ones, and it took
-        less time. False too if it raised anything: what fails here must not fail a prediction.
+        less time. False too if it raised anything: what fails here must fail no prediction and no training.
     """
     log = logging.getLogger(__name__)
     try:
