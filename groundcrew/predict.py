@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -213,8 +214,9 @@ class _ImageJob:
         """Read, detect, draw, write. What concerns this image alone is returned, everything else is raised."""
         try:
             pixels = decode_image(source.read(self.fetcher), limit_px=self.image_limit_px)  # (H, W, 3)
-            boxes = detect(self.models, self.asked.look, pixels, self.asked.tiling,
-                           nms_iou=self.asked.version.nms_iou, urgent=False)  # fmt: skip
+            look = self.asked.look
+            find = partial(self.models.detect_all, look, urgent=False)
+            boxes = detect(find, pixels, self.asked.tiling, groups=look.groups, nms_iou=self.asked.version.nms_iou)
         except ThisImageFailed as error:
             return error
         self.output.draw(picture, pixels, boxes, self.asked.label_map.prompts)

@@ -21,8 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.errors import TrainingDataError
+from contract.tiling import Tiling
 from worker.files import atomic_file
 from worker.splits import SPLITS, Split
+from worker.tile_plan import Plan, plan_tiles
+from worker.tiles import TileLook
 
 FILE_NAME = "dataset.json"
 MOST_REMARKS = 3  #: about labels
@@ -99,6 +102,7 @@ class Dataset:
     image_dir: Path
     notes: Mapping[str, int]  #: what happened to regions and annotations on the way: sentence -> how often
     skipped: tuple[SkippedTask, ...]
+    tiles: TileLook | None = None  #: as the label config asked for it at the export; None: images are looked at whole
 
     @cached_property
     def prompts(self) -> dict[int, tuple[str, ...]]:
@@ -121,12 +125,33 @@ class Dataset:
         path = self.image_dir / image.file_name
         return Sample(image.task_id, path, image.width_px, image.height_px, xyxy_px, category_ids)
 
+    def plan(self, sample: Sample) -> Plan:
+        """What a training learns from one image; only where there are `tiles`."""
+        assert self.tiles is not None
+        size_px = (sample.width_px, sample.height_px)
+        return plan_tiles(size_px, sample.boxes_xyxy_px, self.tiles.tiling, sample.task_id)
+
+    @cached_property
+    def tile_counts(self) -> dict[str, int]:
+        """The tiles and how many are learned from; nothing without tiles."""
+        if self.tiles is None:
+            return {}
+        plans = [self.plan(sample) for sample in self.split("train")]
+        return {
+            "tile_size_px": self.tiles.tiling.size_px,
+            "tile_overlap_percent": round(100 * self.tiles.tiling.overlap),
+            "tiles_train": sum(plan.tiles for plan in plans),
+            "tiles_train_without_boxes": sum(plan.tiles_without_boxes for plan in plans),
+            "tiles_left_out": sum(plan.left_out for plan in plans),
+        }
+
     @cached_property
     def counts(self) -> Json:
         """How much there is, for people and for the version's card."""
         boxes = Counter((box.category_id, image.split) for image in self.images for box in image.boxes)
         return {
             "images": _by_split(image.split for image in self.images),
+            **self.tile_counts,
             "images_without_boxes": _by_split(image.split for image in self.images if not image.boxes),
             "boxes": {
                 category.name: {split: boxes[category.id, split] for split in SPLITS} for category in self.categories
@@ -161,8 +186,11 @@ class Dataset:
 
     @cached_property
     def sha256(self) -> str:
-        """Of what training sees: categories, images (named by their content), splits and boxes; not of when or why."""
-        digest = hashlib.sha256()
+        """Of what training sees: categories, images (named by their content), splits and boxes; not of when or why.
+
+        Where images are cut into tiles, of how, too.
+        """
+        digest = hashlib.sha256(_dump(self._tile_row()) if self.tiles else b"")
         for rows in (self._category_rows(), self._image_rows(), self._annotation_rows()):
             for row in rows:
                 digest.update(json.dumps(row, sort_keys=True).encode() + b"\n")
@@ -177,6 +205,8 @@ class Dataset:
         image_dir = os.path.relpath(self.image_dir.resolve(), out_dir.resolve())
         with atomic_file(path) as file:
             file.write(b'{"info": ' + _dump({**asdict(self.info), "image_dir": image_dir}))
+            if self.tiles is not None:
+                file.write(b',\n"tiles": ' + _dump(self._tile_row()))
             file.write(b',\n"counts": ' + _dump(self.counts) + b',\n"warnings": ' + _dump(self.warnings))
             _write_rows(file, "skipped", (task._asdict() for task in self.skipped))
             _write_rows(file, "categories", self._category_rows())
@@ -184,6 +214,10 @@ class Dataset:
             _write_rows(file, "annotations", self._annotation_rows())
             file.write(b"}\n")
         return path
+
+    def _tile_row(self) -> Json:
+        assert self.tiles is not None
+        return {**asdict(self.tiles.tiling), "score_threshold": self.tiles.score_threshold}
 
     def _category_rows(self) -> Iterator[Json]:
         return ({"id": id_, "name": name, "prompts": list(prompts)} for id_, name, prompts in self.categories)
@@ -236,7 +270,14 @@ def _from_json(content: dict, directory: Path, image_dir: Path | None) -> Datase
         image_dir=image_dir or (directory / written_dir).resolve(),
         notes=content["counts"]["notes"],
         skipped=tuple(SkippedTask(**row) for row in content["skipped"]),
+        tiles=_tiles_from_json(content.get("tiles")),
     )
+
+
+def _tiles_from_json(row: dict | None) -> TileLook | None:
+    if row is None:
+        return None
+    return TileLook(Tiling(row["size_px"], row["overlap"], row["whole_image"]), row["score_threshold"])
 
 
 def _image_from_json(row: dict, boxes: tuple[LabelledBox, ...]) -> DatasetImage:

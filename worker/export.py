@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -29,6 +29,7 @@ from worker.image_cache import CachedImage, ImageCache
 from worker.labelstudio import LabelStudio
 from worker.snapshot import download_snapshot
 from worker.splits import SPLITS, Split, SplitItem, assign_splits
+from worker.tiles import TileLook
 
 EXPORT_DEADLINE_S = 1800.0  #: for Label Studio to deliver the annotations
 DOWNLOADS = 8  #: images fetched at once
@@ -49,6 +50,7 @@ def export_dataset(
     model_version: str = "",
     kept_splits: Mapping[int, Split] = _NOTHING_KEPT,
     image_dir: Path | None = None,
+    tiles: TileLook | None = None,
     deadline_s: float = EXPORT_DEADLINE_S,
 ) -> Dataset:
     """Export the submitted annotations of a project, with their images, and write out_dir/dataset.json.
@@ -59,6 +61,7 @@ def export_dataset(
         model_version: ref of the version that the data is for; only written down.
         kept_splits: `Dataset.splits` of the data that the base was trained with: none of its tasks moves.
         image_dir: where images are kept for all trainings; MODEL_DIR/.images by default.
+        tiles: how the project predicts; None: whole images. Written down, so that the training sees the same.
         deadline_s: for Label Studio to deliver the annotations; each image has IMAGE_TIMEOUT_S.
 
     Raises:
@@ -74,7 +77,7 @@ def export_dataset(
         gathered = _gather(read_tasks(raw, read_task, cancelled), say, total)
     _check_enough(gathered, project_id)
     info = DatasetInfo(project_id, datetime.now(UTC).isoformat(timespec="seconds"), model_version, labels.config_hash)
-    dataset = _assemble(info, labels, gathered, cache.directory, kept_splits)
+    dataset = replace(_assemble(info, labels, gathered, cache.directory, kept_splits), tiles=tiles)
     dataset.write(out_dir)
     raw.unlink()
     return dataset

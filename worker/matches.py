@@ -43,7 +43,7 @@ class Matches:
 
 
 def read_matches(judge: COCOeval) -> Matches:
-    """What `judge.evaluate()` found, for objects of all sizes and the best 100 boxes of an image."""
+    """What `judge.evaluate()` found, for objects of all sizes and the best boxes of an image, `maxDets` of them."""
     images, sizes = len(judge.params.imgIds), len(judge.params.areaRng)
     rows = np.array(judge.evalImgs, dtype=object).reshape(len(judge.params.catIds), sizes, images)
     return Matches(images, tuple(_read_classes(rows[:, 0], len(judge.params.iouThrs))))

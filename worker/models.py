@@ -1,7 +1,7 @@
 """Model versions on this worker's device: loaded on first sight in a job, the last few kept, one detect call at a time.
 
 Called by: worker.predict, worker.app. Must not import: torch, mmdet (the detector's module does, when first used).
-Example: `models.detect(ref, pixels, prompts, score_threshold=0.3, urgent=True)` -> Boxes
+Example: `models.detect_all(Look(ref, prompts, groups, 0.3), [pixels], urgent=True)[0]` -> Boxes
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import nullcontext
 from typing import NamedTuple
 
 from contract.errors import DetectorHung, GroundcrewError, OutOfDeviceMemory
@@ -58,19 +59,12 @@ class Models:
             self._run, limit=settings.batch_size, name="detect"
         )
 
-    def detect(self, look: Look, pixels: Pixels, *, urgent: bool) -> Boxes:
-        """The boxes of one image, found in a batch with whatever waits beside it.
-
-        Raises ModelError; DetectorHung when the detector stays silent.
-        """
-        return self._detect(look, [pixels], urgent=urgent)[0]
-
     def detect_all(self, look: Look, images: Sequence[Pixels], *, urgent: bool) -> list[Boxes]:
-        """The boxes of each tile of one large image; full batches of their own, or beside whatever else waits.
+        """The boxes of each view of one image; the tiles of a large one take a seat, so that small ones get through.
 
-        Raises as detect() does, for the first tile that fails.
+        Raises ModelError, for the first view that fails; DetectorHung when the detector stays silent.
         """
-        with self._seats:
+        with self._seats if len(images) > 1 else nullcontext():
             return self._detect(look, images, urgent=urgent)
 
     def submit(self, look: Look, pixels: Pixels) -> Future[Boxes] | None:

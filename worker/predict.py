@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from functools import partial
 
 from contract.errors import ImageError, JobCancelled, JobExpired
 from contract.jobs import Prediction, PredictJob
@@ -80,8 +81,9 @@ class Predictor:
 
     def detect(self, prepared: Prepared) -> Boxes:
         """Raises ModelError."""
-        return detect(self.models, prepared.look, prepared.pixels, prepared.tiling,
-                      nms_iou=prepared.version.nms_iou, urgent=prepared.job.urgent)  # fmt: skip
+        look = prepared.look
+        find = partial(self.models.detect_all, look, urgent=prepared.job.urgent)
+        return detect(find, prepared.pixels, prepared.tiling, groups=look.groups, nms_iou=prepared.version.nms_iou)
 
     def conclude(self, prepared: Prepared, boxes: Boxes) -> Prediction:
         """What Label Studio gets."""

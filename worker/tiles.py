@@ -1,18 +1,20 @@
 """Large images in overlapping tiles: small things keep their pixels, and what a border cuts is put together again.
 
-Called by: worker.predict, groundcrew.predict. Must not import: torch, Celery.
+Called by: worker.predict, groundcrew.predict, worker.evaluate, worker.tile_plan. Must not import: torch, Celery.
 The method is that of sliced inference (Akyon et al., ICIP 2022, https://arxiv.org/abs/2202.06934), with another way to
 merge. Theirs joins boxes of a class wherever one lies mostly inside another, so a small circle on a large one is lost.
 Here two tiles' boxes are one object if they agree *where both tiles look*: cut to the area that both see, they cover
 each other. sahi and supervision would bring Shapely and video codecs to every worker for this one file.
-Example: `detect(models, look, pixels, Tiling(1024, 0.2, True), nms_iou=0.7, urgent=False)` -> Boxes
+Example: `detect(find, pixels, Tiling(1024, 0.2, True), groups=(0, 1), nms_iou=0.7)` -> Boxes
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +22,21 @@ from numpy.typing import NDArray
 from contract.tiling import Tiling, tile_starts
 from worker.detectors.base import Boxes
 from worker.images import Pixels
-from worker.models import Look, Models
 
 AGREE_IOU = 0.5  #: of two boxes, cut to what both tiles see: COCO's limit for "the same object"
 PART_SHARE = 0.8  #: a cut box that lies so much within another tile's box is a part of it
 BORDER_SHARE = 0.015  #: of a tile's side: a box that comes so near to its border may go on behind it
 
 XYXY = NDArray[np.float32]
+Find = Callable[[Sequence[Pixels]], Sequence[Boxes]]
+
+
+@dataclass(frozen=True)
+class TileLook:
+    """How a project looks at its images, and what it makes of the boxes."""
+
+    tiling: Tiling
+    score_threshold: float  #: boxes below it are not stored, whatever their label
 
 
 @dataclass(frozen=True)
@@ -41,23 +51,27 @@ class View:
     cut: NDArray[np.bool_]  # (N,) reaches a border of the view behind which the image goes on
 
 
-def detect(models: Models, look: Look, pixels: Pixels, tiling: Tiling, *, nms_iou: float | None, urgent: bool) -> Boxes:
-    """The boxes of one image: as a whole where it fits into a tile, else tile by tile, each in a batch with others.
+def detect(find: Find, pixels: Pixels, tiling: Tiling, *, groups: Sequence[int], nms_iou: float | None,
+           sure_score: float = 0.0) -> Boxes:  # fmt: skip
+    """The boxes of one image: as a whole where it fits into a tile, else tile by tile.
 
-    Raises what Models.detect_all() raises.
+    Args:
+        find: looks at images, a tile each, and gives the boxes of each; what it raises is raised.
+        pixels: (H, W, 3).
+        groups: group of each prompt, as for the detector.
+        sure_score: see merge().
     """
     height_px, width_px = pixels.shape[:2]
     tiles = list(cut_into_tiles(width_px, height_px, tiling))
     if len(tiles) == 1:
-        return models.detect(look, pixels, urgent=urgent)
-    images = [np.ascontiguousarray(pixels[top:bottom, left:right]) for left, top, right, bottom in tiles]
-    found = models.detect_all(look, images, urgent=urgent)
-    groups = np.array(look.groups, np.int64)
+        return find([pixels])[0]
+    found = find([np.ascontiguousarray(pixels[top:bottom, left:right]) for left, top, right, bottom in tiles])
+    group_of = np.array(groups, np.int64)  # (P,)
     views = [
-        make_view(bounds_px, boxes, groups, (width_px, height_px))
+        make_view(bounds_px, boxes, group_of, (width_px, height_px))
         for bounds_px, boxes in zip(tiles, found, strict=True)
     ]
-    return merge(views, nms_iou)
+    return merge(views, nms_iou, sure_score)
 
 
 def cut_into_tiles(width_px: int, height_px: int, tiling: Tiling) -> Iterator[tuple[int, int, int, int]]:
@@ -88,12 +102,40 @@ def make_view(
     return View(bounds_px, moved, boxes.scores, boxes.labels, groups[boxes.labels], (near & inner).any(1))
 
 
-def merge(views: Sequence[View], nms_iou: float | None) -> Boxes:
+def merge(views: Sequence[View], nms_iou: float | None, sure_score: float = 0.0) -> Boxes:
     """One box an object, the best first.
 
     Args:
         nms_iou: of two boxes of one group that overlap more, the better stays, as within one image; None keeps both.
+        sure_score: what reaches it is merged as if there were nothing below it, which is merged by itself and stays
+            where no sure box is. So whoever ranks unsure boxes, too, has the sure ones as they are predicted. Merged
+            together, a picture of 226 shapes had 369 boxes of 0.3 or more instead of 310, mAP 0.892 instead of 0.899.
     """
+    sure = _merge([_take(view, view.scores >= sure_score) for view in views], nms_iou)
+    if not any((view.scores < sure_score).any() for view in views):
+        return sure.boxes
+    unsure = _merge([_take(view, view.scores < sure_score) for view in views], nms_iou)
+    overlap = _iou(unsure.boxes.xyxy_px, sure.boxes.xyxy_px)  # (U, S)
+    again = (overlap >= AGREE_IOU) & (unsure.groups[:, None] == sure.groups[None, :])
+    return _append(sure.boxes, unsure.boxes, ~again.any(1))
+
+
+class _Merged(NamedTuple):
+    boxes: Boxes
+    groups: NDArray[np.int64]  # (N,)
+
+
+def _take(view: View, chosen: NDArray[np.bool_]) -> View:
+    kept = {name: getattr(view, name)[chosen] for name in ("xyxy_px", "scores", "labels", "groups", "cut")}
+    return replace(view, **kept)
+
+
+def _append(one: Boxes, two: Boxes, chosen: NDArray[np.bool_]) -> Boxes:
+    names = ("xyxy_px", "scores", "labels")
+    return Boxes(*(np.concatenate([getattr(one, name), getattr(two, name)[chosen]]) for name in names))
+
+
+def _merge(views: Sequence[View], nms_iou: float | None) -> _Merged:
     xyxy = np.concatenate([view.xyxy_px for view in views])  # (N, 4)
     scores = np.concatenate([view.scores for view in views])  # (N,)
     labels = np.concatenate([view.labels for view in views])  # (N,)
@@ -111,7 +153,7 @@ def merge(views: Sequence[View], nms_iou: float | None) -> Boxes:
     misread = [bool(cut[members].all() and _seen_whole(xyxy[members], bounds[members], whole)) for members in objects]
     order = _settle(outlines, top, groups[best], open_ended, nms_iou)
     keep = [number for number in order if not misread[number]]
-    return Boxes(outlines[keep], top[keep], labels[best][keep])
+    return _Merged(Boxes(outlines[keep], top[keep], labels[best][keep]), groups[best][keep])
 
 
 def _join(views: Sequence[View], count: int) -> NDArray[np.int64]:
@@ -170,14 +212,16 @@ def _settle(xyxy: XYXY, scores: NDArray[np.float32], groups: NDArray[np.int64], 
             nms_iou: float | None) -> list[int]:  # fmt: skip
     """Which objects stay, the best first: no parts of others, and none that overlaps a better one by too much."""
     kept: list[int] = []
+    of_group: defaultdict[int, list[int]] = defaultdict(list)  # of `kept`
     for number in np.lexsort((-scores, open_ended)):  # whole ones first: parts are compared with them
-        others = [other for other in kept if groups[other] == groups[number]]
+        others = of_group[int(groups[number])]
         overlap = _iou(xyxy[number : number + 1], xyxy[others])[0]  # (K,)
         inside = _inside(xyxy[number], xyxy[others])  # (K,)
         if open_ended[number] and (inside >= PART_SHARE).any():
             continue
         if nms_iou is None or not (overlap > nms_iou).any():
             kept.append(int(number))
+            others.append(int(number))
     return sorted(kept, key=lambda number: -scores[number])
 
 

@@ -60,24 +60,24 @@ def test_batches_of_a_loaded_version_go_on_while_another_one_loads(make_models):
         return NoDetector()
 
     models = make_models(load)
-    models.detect(look("ready"), PIXELS, urgent=False)
+    models.detect_all(look("ready"), [PIXELS], urgent=False)
     with ThreadPoolExecutor(2) as pool:
-        slow = pool.submit(models.detect, look("slow"), PIXELS, urgent=False)
+        slow = pool.submit(models.detect_all, look("slow"), [PIXELS], urgent=False)
         assert begun.wait(30)
         try:
-            beside = pool.submit(models.detect, look("ready"), PIXELS, urgent=False)
-            assert len(beside.result(10)) == 0
+            beside = pool.submit(models.detect_all, look("ready"), [PIXELS], urgent=False)
+            assert len(beside.result(10)[0]) == 0
             assert not slow.done()
         finally:
             gate.set()
-        assert len(slow.result(30)) == 0
+        assert len(slow.result(30)[0]) == 0
 
 
 def test_many_jobs_of_a_new_version_load_it_once(make_models):
     loads = []
     models = make_models(lambda version: loads.append(version.name) or NoDetector())
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda _: models.detect(look("new"), PIXELS, urgent=False), range(20)))
+        list(pool.map(lambda _: models.detect_all(look("new"), [PIXELS], urgent=False), range(20)))
     assert loads == ["new"]
 
 
@@ -91,5 +91,5 @@ def test_a_version_that_does_not_load_is_not_tried_again_at_once(make_models):
     models = make_models(load)
     for _ in range(3):
         with pytest.raises(CheckpointMismatch, match="3 keys are missing"):
-            models.detect(look("bad"), PIXELS, urgent=False)
+            models.detect_all(look("bad"), [PIXELS], urgent=False)
     assert loads == ["bad"]

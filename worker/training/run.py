@@ -130,7 +130,8 @@ class Run:
 
         def measure(module: nn.Module) -> float:
             detector = MMGroundingDino(module, preprocess)  # a new one each time: it remembers features of prompts
-            return evaluate(detector, val, self._data.categories, cancelled=cancelled).map
+            found = evaluate(detector, val, self._data.categories, tiles=self._data.tiles, cancelled=cancelled)
+            return found.map
 
         def keep(module: nn.Module) -> None:
             write_weights(self._work_dir / BEST_FILE, module.state_dict(), half=self._half)

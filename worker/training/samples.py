@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from contract.tiling import Tiling
 from worker.dataset import Category
 from worker.images import Pixels, decode_image
+from worker.tiles import TileLook
 
-IMAGE_LIMIT_PX = 64_000_000  #: as the default of the settings; the export has refused larger images already
+IMAGE_LIMIT_PX = 64_000_000  #: as the default of the settings
 
 
 class SampleLike(Protocol):
@@ -38,6 +40,8 @@ class TrainingData(Protocol):
 
     @property
     def categories(self) -> Sequence[Category]: ...
+    @property
+    def tiles(self) -> TileLook | None: ...  # how val is looked at; None: as a whole
     def split(self, name: str) -> Sequence[SampleLike]: ...
 
 
@@ -56,9 +60,10 @@ class SampleSet:
 
     categories: Sequence[Category]
     train: Sequence[Sample]
-    val: Sequence[Sample]
+    val: Sequence[SampleLike]
+    tiles: TileLook | None = None
 
-    def split(self, name: str) -> Sequence[Sample]:
+    def split(self, name: str) -> Sequence[SampleLike]:
         """The samples of "train" or "val"."""
         return {"train": self.train, "val": self.val}[name]
 
@@ -81,7 +86,8 @@ def write_samples(path: Path, data: TrainingData) -> None:
     """For the other processes of one training."""
     parts = {part: [_describe(sample) for sample in data.split(part)] for part in ("train", "val")}
     categories = [[category.id, category.name, list(category.prompts)] for category in data.categories]
-    path.write_text(json.dumps({"categories": categories, **parts}))
+    tiles = asdict(data.tiles) if data.tiles is not None else None
+    path.write_text(json.dumps({"categories": categories, "tiles": tiles, **parts}))
 
 
 def read_samples(path: Path) -> SampleSet:
@@ -89,7 +95,11 @@ def read_samples(path: Path) -> SampleSet:
     content = json.loads(path.read_text())
     categories = [Category(number, name, tuple(prompts)) for number, name, prompts in content["categories"]]
     parts = {part: [_read(entry) for entry in content[part]] for part in ("train", "val")}
-    return SampleSet(categories, parts["train"], parts["val"])
+    return SampleSet(categories, parts["train"], parts["val"], _read_tiles(content["tiles"]))
+
+
+def _read_tiles(entry: dict | None) -> TileLook | None:
+    return TileLook(Tiling(**entry["tiling"]), entry["score_threshold"]) if entry is not None else None
 
 
 def _describe(sample: SampleLike) -> list[object]:
