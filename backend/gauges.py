@@ -17,7 +17,7 @@ from backend.watch import Watch
 from contract.broker import UNACKED_KEY
 from contract.dead_letters import TIMES as DEAD_LETTERS
 from contract.delayed import KEY as DELAYED
-from contract.finetune import OPEN_KEY as OPEN_FINETUNES
+from contract.finetune import FinetuneRecords
 from contract.jobs import EXPAND_QUEUE, WRITE_QUEUE
 from contract.leases import is_held
 from contract.queue_facts import queue_facts
@@ -38,7 +38,8 @@ class Gauges:
             str(project.project_id): dispatcher.records.counts(project.project_id)
             for project in dispatcher.projects.list()
         }
-        self._finetunes = [str(job) for job in self._redis.zrange(OPEN_FINETUNES, 0, -1)]
+        self._finetunes = FinetuneRecords(watch.client).open_jobs()
+        self._trained = [job for job in self._finetunes if is_held(self._redis, str(job["id"]))]
 
     def collect(self) -> Iterator[Metric]:
         yield _family("queue_messages", "Messages waiting in a queue.", ["queue"], self._depths)
@@ -51,7 +52,7 @@ class Gauges:
         yield _family("oldest_open_job_seconds", text, ["project"], self._oldest())
         text = "Work for a role: queued, running, delayed and leased. What scales the role."
         yield _family("outstanding_jobs", text, ["role"], self.outstanding())
-        yield _gauge("leased_finetunes", "Fine-tunes that a trainer has in hand.", float(self._leased()))
+        yield _gauge("leased_finetunes", "Fine-tunes that a trainer has in hand.", float(len(self._trained)))
         roles = Counter(str(process["role"]) for process in self._processes)
         yield _family("processes", "Workers and writers that are alive.", ["role"], roles)
         yield from self._workers()
@@ -85,24 +86,30 @@ class Gauges:
         write = states["writing"] + self._depths[WRITE_QUEUE] + self._depths[EXPAND_QUEUE]
         return {"predict": states["queued"] + states["running"], "write": write, "train": len(self._finetunes)}
 
-    def _leased(self) -> int:
-        return sum(is_held(self._redis, job) for job in self._finetunes)
-
     def _workers(self) -> Iterator[Metric]:
         """What each process says of itself with its heartbeat."""
         yield self._said("worker_images", "Images a living worker looked at since its start.", "images")
         yield self._said("worker_busy_seconds", "How long the running detect call has been running.", "busy_s")
         yield self._said("device_memory_used_bytes", "Memory in use on the worker's GPU.", "device_memory_used_bytes")
         yield self._said("device_memory_bytes", "Memory of the worker's GPU.", "device_memory_bytes")
-        gpus = GaugeMetricFamily("groundcrew_gpu_leases", "GPUs by who leases them.", labels=["worker", "gpu"])
         models = GaugeMetricFamily("groundcrew_loaded_models", "Versions on a worker.", labels=["worker", "model"])
         for process in self._processes:
-            if process.get("gpu"):
-                gpus.add_metric([str(process["name"]), str(process["gpu"])], 1)
             loaded = process.get("models")
             for model in loaded if isinstance(loaded, list) else []:
                 models.add_metric([str(process["name"]), str(model)], 1)
-        yield from (gpus, models)
+        yield from (self._leases(), models)
+
+    def _leases(self) -> Metric:
+        """Workers have one each, all the time; trainers as many as a training asked for, while it runs."""
+        family = GaugeMetricFamily("groundcrew_gpu_leases", "GPUs by who leases them.", labels=["worker", "gpu"])
+        for process in self._processes:
+            if process.get("gpu"):
+                family.add_metric([str(process["name"]), str(process["gpu"])], 1)
+        for job in self._trained:
+            for gpu in str(job.get("gpus", "")).split(","):
+                if gpu:
+                    family.add_metric([str(job["worker"]), gpu], 1)
+        return family
 
     def _said(self, name: str, text: str, fact: str) -> Metric:
         values = {str(process["name"]): process.get(fact) for process in self._processes}

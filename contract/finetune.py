@@ -101,7 +101,8 @@ class FinetuneRecord(BaseModel):
     updated_s: float  #: Unix time
     worker: str | None = None
     cancel_requested: bool | None = None
-    stage: str | None = None  #: export, train, evaluate, publish, promote
+    stage: str | None = None  #: export, waiting for a GPU, train, evaluate, publish, promote
+    gpus: str | None = None  #: UUIDs of those that it has leased, or had, with commas between
     images: int | None = None
     warnings: str | None = None  #: about the data: tasks that were left out, labels without boxes
     epoch: int | None = None
@@ -121,7 +122,7 @@ class FinetuneRecord(BaseModel):
 Value = str | int | float
 _Text = TypeVar("_Text", str, bytes | str)  #: what redis-py's types say of replies that are always text here
 _PROGRESS_FIELDS = {"base", "stage", "images", "epoch", "epochs", "iteration", "iterations", "loss", "eta_s", "map",
-                    "map_base", "warnings"}  # fmt: skip
+                    "map_base", "warnings", "gpus"}  # fmt: skip
 
 
 class FinetuneRecords:
@@ -155,7 +156,8 @@ class FinetuneRecords:
     def progress(self, job_id: str, **fields: Value) -> bool:
         """Store what is known so far: base, stage, images, epoch, iteration, loss, eta_s, map ... of FinetuneRecord.
 
-        False where the job does not run any more: stop. Raises ValueError for another field.
+        An empty text says that it is not known any more. Raises ValueError for another field.
+        False where the job does not run any more: stop.
         """
         unknown = fields.keys() - _PROGRESS_FIELDS
         if unknown:
@@ -219,9 +221,10 @@ class FinetuneRecords:
         ids = [str(job_id) for job_id in self._redis.zrevrange(_listed(project_id), 0, LISTED - 1)]
         return self._get_many(ids)
 
-    def open_jobs(self, *, untouched_for_s: float = 0) -> list[dict[str, object]]:
+    def open_jobs(self, *, untouched_for_s: float | None = None) -> list[dict[str, object]]:
         """Records that are queued or running, oldest change first: for the reconciler."""
-        ids = self._redis.zrange(OPEN_KEY, "-inf", time.time() - untouched_for_s, byscore=True)
+        latest_s = "inf" if untouched_for_s is None else time.time() - untouched_for_s
+        ids = self._redis.zrange(OPEN_KEY, "-inf", latest_s, byscore=True)
         return self._get_many([str(job_id) for job_id in ids])
 
     def _get_many(self, job_ids: Sequence[str]) -> list[dict[str, object]]:
@@ -253,7 +256,7 @@ def is_finetune(job_id: str) -> bool:
 
 
 def _readable(row: Mapping[_Text, _Text]) -> dict[str, object]:
-    fields = {str(name): str(value) for name, value in row.items()}
+    fields = {str(name): str(value) for name, value in row.items() if value != ""}
     job = FinetuneJob.model_validate_json(fields["job"])
     return FinetuneRecord.model_validate(job.model_dump() | fields).model_dump(exclude_none=True)
 

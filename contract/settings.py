@@ -62,7 +62,7 @@ class Settings(BaseModel):
     checkpoint_file: Path | None = Field(None, description="Weights that fit CONFIG_FILE: .pth or .safetensors")
     lang_model: Path | None = Field(None, description="Local directory of the BERT that CONFIG_FILE names; nothing is downloaded")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="cpu, cuda:0, or auto")
-    gpu_sharing: Literal["share", "wait", "refuse"] = Field("share", description="A worker that finds every GPU taken: `share` the one with most memory left, `wait` for a free one, or `refuse` to start")
+    gpu_sharing: Literal["share", "wait", "refuse"] = Field("share", description="A worker or training that finds every GPU taken: `share` the one with most memory left, `wait` for a free one, or `refuse` to start")
     model_dir: str = Field(".groundcrew/models", description="Registry of model versions: a directory on a shared volume, or an fsspec URL such as s3://bucket/models")
     model_cache_dir: Path = Field(Path(".groundcrew/cache"), description="Where this machine keeps versions of a MODEL_DIR that is a URL")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="How the detector multiplies: bf16 is faster where the processor or GPU has units for it, which auto finds out; fp32 equals mmdet's own results")

@@ -11,13 +11,16 @@ import json
 import logging
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version as package_version
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import redis
 
 from contract.broker import connect_redis, make_celery, send
 from contract.cards import VersionCard
@@ -33,12 +36,14 @@ from contract.status import JobRecords
 from worker.dataset import FILE_NAME, Dataset
 from worker.export import export_dataset
 from worker.files import atomic_file
+from worker.gpus import Gpu, list_gpus
 from worker.labelstudio import LabelStudio
 from worker.models import as_source
+from worker.training_gpus import hold_gpus
 
 if TYPE_CHECKING:
     from worker.decision import Decision
-    from worker.train import Progress
+    from worker.train import Progress, TrainOptions
 
 log = logging.getLogger(__name__)
 
@@ -60,19 +65,21 @@ class Tools:
     """What the stages work with."""
 
     settings: Settings
+    client: redis.Redis
     records: FinetuneRecords
     jobs: JobRecords
     registry: Registry
     label_studio: LabelStudio
     prompt_map: dict[str, str]
     send: Callable[[ExpandJob], None]
+    gpus: Callable[[], Sequence[Gpu]] = list_gpus
 
     @classmethod
     def open(cls, settings: Settings) -> Tools:
         """The real ones."""
         client, app = connect_redis(settings), make_celery(settings, publish_only=True)
         return cls(
-            settings, FinetuneRecords(client), JobRecords(client, failed_memory_s=settings.failed_memory_s),
+            settings, client, FinetuneRecords(client), JobRecords(client, failed_memory_s=settings.failed_memory_s),
             Registry(settings), LabelStudio(settings), load_prompt_map(settings),
             send=lambda job: send(app, [job], shards=settings.queue_shards),
         )  # fmt: skip
@@ -87,7 +94,7 @@ class Stages:
     """One job's stages; each is skipped where its result is there already."""
 
     def __init__(self, tools: Tools, job: FinetuneJob, stopping: threading.Event) -> None:
-        self._tools, self._job, self._stopping = tools, job, stopping
+        self._tools, self._job, self.stopping = tools, job, stopping
         self._registry, self._records = tools.registry, tools.records
         self._work = work_directory(tools.settings, job.id)
 
@@ -98,9 +105,17 @@ class Stages:
             base = self._base()
             dataset = self._export(base)
             self._warn(dataset)
-            candidate = self._train(base, dataset)
-            published = self._publish(base, dataset, candidate, self._judge(base, dataset, candidate))
+            published = self._make(base, dataset)
         self._promote(published)
+
+    def _make(self, base: ModelVersion, dataset: Dataset) -> VersionCard:
+        from worker.train import directory_of, read_options
+
+        tools, options = self._tools, read_options(directory_of(as_source(base)), self._job.options)
+        gpus = hold_gpus(tools.client, tools.settings, self._job.id, options.processes, self, gpus=tools.gpus)
+        with nullcontext() if (self._work / JUDGEMENT_FILE).exists() else gpus:
+            candidate = self._train(base, dataset, options)
+            return self._publish(base, dataset, candidate, self._judge(base, dataset, candidate))
 
     def _base(self) -> ModelVersion:
         """What to start from: fixed at the first start, so that a resumed job does not change horses."""
@@ -110,7 +125,7 @@ class Stages:
             with atomic_file(path) as file:
                 file.write(ref.encode())
         base = self._registry.fetch(path.read_text(encoding="utf-8"))
-        self._records.progress(self._job.id, base=base.ref)
+        self._records.progress(self._job.id, base=base.ref, gpus="")  # those of a process that died
         return base
 
     def _export(self, base: ModelVersion) -> Dataset:
@@ -120,7 +135,7 @@ class Stages:
         tools = self._tools
         return export_dataset(
             tools.label_studio, tools.settings, self._job.project_id, self._label_map(), self._work,
-            lambda done, total: self._report(images=done), self._is_stopped,
+            lambda done, total: self.report(images=done), self._is_stopped,
             model_version=base.ref, kept_splits=_splits_of(base),
         )  # fmt: skip
 
@@ -128,7 +143,7 @@ class Stages:
         for sentence in dataset.remarks:
             log.warning("fine-tune %s: %s", self._job.id, sentence)
         if dataset.remarks:
-            self._report(warnings="; ".join(dataset.remarks))
+            self.report(warnings="; ".join(dataset.remarks))
 
     def _label_map(self) -> LabelMap:
         xml = self._tools.label_studio.label_config(self._job.project_id)
@@ -136,13 +151,12 @@ class Stages:
             raise LabelConfigError("is empty; set up the labelling interface of the project first")
         return read_label_config(xml, prompt_map=self._tools.prompt_map)
 
-    def _train(self, base: ModelVersion, dataset: Dataset) -> Path:
-        from worker.train import directory_of, leave_a_core, read_options, train
+    def _train(self, base: ModelVersion, dataset: Dataset, options: TrainOptions) -> Path:
+        from worker.train import leave_a_core, train
 
         self._enter("train")
         leave_a_core()
         source = as_source(base)
-        options = read_options(directory_of(source), self._job.options)
         return train(source, dataset, self._work / "train", options, report=self._report_training,
                      cancelled=self._is_stopped, device=self._tools.settings.device)  # fmt: skip
 
@@ -169,7 +183,7 @@ class Stages:
             common = {"nms_iou": base.nms_iou, "cancelled": self._is_stopped}
             val = evaluate(detector, dataset.split("val"), dataset.categories, **common)
             findings[name] = Findings(val, evaluate_general(detector, replay, **common))
-        self._report(map=findings["candidate"].val.map, map_base=findings["base"].val.map)
+        self.report(map=findings["candidate"].val.map, map_base=findings["base"].val.map)
         drawn = {f"before ({base.ref})": findings["base"].val, "after": findings["candidate"].val}
         draw_precision_recall(candidate / "pr.png", drawn)
         rule = Rule()
@@ -193,7 +207,7 @@ class Stages:
         return self._registry.card(self._registry.publish(candidate, card).ref)
 
     def _promote(self, card: VersionCard) -> None:
-        self._report(stage="promote")  # whole and published: too late to cancel
+        self.report(stage="promote")  # whole and published: too late to cancel
         if card.decision == "promoted":
             self._registry.promote(self._job.project_id, card.ref)
             if self._tools.settings.repredict == "unlabeled":
@@ -215,22 +229,25 @@ class Stages:
     # -- progress and stopping -------------------------------------------------------------------------------------
 
     def _enter(self, stage: str) -> None:
+        self.look_for_end()
+        self.report(stage=stage)
+
+    def look_for_end(self) -> None:
         if self._is_stopped():
             raise JobCancelled
-        self._report(stage=stage)
 
-    def _report(self, **fields: str | int | float) -> None:
+    def report(self, **fields: str | int | float) -> None:
         if not self._records.progress(self._job.id, **fields):
             raise JobCancelled("the job is over already")
 
     def _report_training(self, progress: Progress) -> None:
         known = {"epoch": int(progress.epoch), "iteration": progress.iteration, "iterations": progress.iterations,
                  "loss": round(progress.loss, 4), "eta_s": round(progress.eta_s, 1)}  # fmt: skip
-        self._report(**known, **({} if progress.map is None else {"map": round(progress.map, 4)}))
+        self.report(**known, **({} if progress.map is None else {"map": round(progress.map, 4)}))
 
     def _is_stopped(self) -> bool:
         """Whether someone cancelled the job. Raises TrainerStopping where it has to be left to another trainer."""
-        if self._stopping.is_set():
+        if self.stopping.is_set():
             raise TrainerStopping
         return self._records.is_cancelled(self._job.id)
 

@@ -23,5 +23,6 @@ def vitals(models: Models, lease: GpuLease | None) -> dict[str, object]:
 
 
 def _gpu(lease: GpuLease) -> dict[str, object]:
-    used_bytes = sum(gpu.total_bytes - gpu.free_bytes for gpu in list_gpus() if gpu.uuid == lease.gpu.uuid)
-    return {"gpu": lease.gpu.uuid, "device_memory_bytes": lease.gpu.total_bytes, "device_memory_used_bytes": used_bytes}
+    (gpu,) = lease.gpus
+    used_bytes = sum(now.total_bytes - now.free_bytes for now in list_gpus() if now.uuid == gpu.uuid)
+    return {"gpu": gpu.uuid, "device_memory_bytes": gpu.total_bytes, "device_memory_used_bytes": used_bytes}

@@ -1,8 +1,9 @@
 """A trainer for one job, in which someone dies as a stage begins: kill -9, nothing is cleaned up.
 
-Called by: tests/services/test_finetune_kills.py as `python -m tests.fakes.dying_trainer <job id> <who> <stages>`, with
+Called by: tests/services/trainers.py as `python -m tests.fakes.dying_trainer <job id> <who> <stages>`, with
 settings in the environment; who is "trainer", "process" (the one that runs the stages) or "nobody". The trainer starts
-this file again for the stages, with the job's id last. All but the death is real.
+this file again for the stages, with the job's id last. All but the death is real, and GPUs where SIMULATED_GPUS, with
+commas between, names some; then what CUDA would see as a stage begins is kept in Redis.
 """
 
 import dataclasses
@@ -16,7 +17,15 @@ from contract.finetune import FinetuneRecords
 from contract.settings import read_settings
 from worker.finetune import Finetuner
 from worker.finetune_process import main as run_process
+from worker.gpu_lease import VISIBLE
+from worker.gpus import Gpu, list_gpus
 from worker.stages import Tools
+
+SIMULATED = os.environ.get("SIMULATED_GPUS", "")
+
+
+def simulated_gpus():
+    return [Gpu(uuid, "simulated", 2**30, 2**30) for uuid in SIMULATED.split(",")]
 
 
 class DyingRecords(FinetuneRecords):
@@ -29,6 +38,8 @@ class DyingRecords(FinetuneRecords):
     def progress(self, job_id, **fields):
         told = super().progress(job_id, **fields)
         stage = fields.get("stage")
+        if stage:
+            self._client.set(f"test:visible:{job_id}:{stage}", os.environ.get(VISIBLE, ""))
         if f"always:{stage}" in self._stages or (
             stage in self._stages and self._client.set(f"test:died:{job_id}:{stage}", 1, nx=True)
         ):
@@ -43,12 +54,14 @@ def run_trainer(job_id, who, stages):
     command = (sys.executable, "-m", "tests.fakes.dying_trainer", "stages", who, stages)
     trainer = Finetuner(settings, client, f"trainer-{os.getpid()}@test", threading.Event(), 6.0, command)
     print(trainer.run(FinetuneRecords(client).stored_job(job_id)))
+    assert VISIBLE not in os.environ, "a trainer must not hold a GPU, only the process of a job"
 
 
 def run_stages(who, stages, job_id):
     def open_tools(settings):
         tools = Tools.open(settings)
-        return dataclasses.replace(tools, records=DyingRecords(connect_redis(settings), who, stages))
+        records = DyingRecords(connect_redis(settings), who, stages)
+        return dataclasses.replace(tools, records=records, gpus=simulated_gpus if SIMULATED else list_gpus)
 
     return run_process(job_id, open_tools)
 

@@ -1,44 +1,18 @@
 """One GPU a worker: eight processes, each with a host name of its own, race for four GPUs through a real Redis."""
 
-import json
 import os
 import signal
-import subprocess
-import sys
 from collections import Counter
 from contextlib import ExitStack
 
 import pytest
 
 from contract.settings import read_settings
-from tests.services.machine import REPOSITORY
+from tests.services.gpu_holder import GIB, UUIDS, Holder, holding, race
 from tests.services.waiting import wait_until
-from worker.gpu_lease import VISIBLE, _seats, lease_gpu
+from worker.gpu_lease import VISIBLE, lease_gpu
+from worker.gpu_seats import Guest, find_places
 from worker.gpus import Gpu, list_gpus
-
-UUIDS = ("GPU-0", "GPU-1", "GPU-2", "GPU-3")
-GIB = 1024**3
-
-
-class Holder:
-    """One "host": a process in a name space of its own, whose host name is its own too."""
-
-    def __init__(self, number: int, redis_url: str, sharing: str, ttl_s: float) -> None:
-        as_root = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
-        host = f"gpu-host-{number}"
-        python = [sys.executable, "-m", "tests.services.gpu_holder", str(ttl_s), *UUIDS]
-        command = ["unshare", *as_root, "--uts", "sh", "-c", f"hostname {host} && exec \"$@\"", "sh", *python]
-        environment = {"PATH": os.environ["PATH"], "REDIS_URL": redis_url, "GPU_SHARING": sharing}
-        self.process = subprocess.Popen(command, env=environment, cwd=REPOSITORY, text=True,
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
-
-    def go(self) -> None:
-        """Starts the race, and later ends the holding."""
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-
-    def says(self) -> dict:
-        return json.loads(self.process.stdout.readline())
 
 
 @pytest.fixture
@@ -47,19 +21,9 @@ def holders(redis_url, client):
     with ExitStack() as stack:
 
         def start(count: int, sharing: str, ttl_s: float = 600.0) -> list[Holder]:
-            made = [Holder(number, redis_url, sharing, ttl_s) for number in range(count)]
-            for holder in made:
-                stack.enter_context(holder.process)
-                stack.callback(holder.process.kill)
-            return made
+            return stack.enter_context(holding(redis_url, sharing, *["worker"] * count, ttl_s=ttl_s))
 
         yield start
-
-
-def race(holders):
-    for holder in holders:
-        holder.go()
-    return [holder.says() for holder in holders]
 
 
 def test_eight_workers_of_eight_hosts_share_four_gpus_evenly(holders):
@@ -116,9 +80,9 @@ def test_sharers_go_where_most_memory_is_left_for_one_more(client):
     big, small = Gpu("GPU-big", "", 70 * GIB, 80 * GIB), Gpu("GPU-small", "", 10 * GIB, 16 * GIB)
     for gpu in (big, small):
         client.set(f"gc:lease:gpu:{gpu.uuid}:0", "a worker")
-    seats = _seats(client, [small, big], share=True)
-    assert [seat.gpu for seat in seats] == [big, small]
-    assert _seats(client, [small, big], share=False) == []
+    places = find_places(client, [small, big], Guest("me", training=False, shares=True))
+    assert [place.gpu for place in places] == [big, small]
+    assert find_places(client, [small, big], Guest("me", training=False, shares=False)) == []
 
 
 @pytest.mark.parametrize(("device", "visible"), [("cpu", None), ("cuda:1", None), ("auto", "GPU-7")])

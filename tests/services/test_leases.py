@@ -3,7 +3,7 @@
 import pytest
 
 from contract.broker import connect_redis
-from contract.leases import Lease, is_held
+from contract.leases import Lease, acquire_all, is_held, owners
 from contract.settings import read_settings
 from tests.services.waiting import wait_until
 
@@ -31,6 +31,22 @@ def test_one_process_holds_it_until_it_gives_it_up(client):
     assert first.release()
     assert not is_held(client, "job")
     assert second.acquire()
+
+
+def test_several_are_taken_in_one_step_or_not_at_all(client):
+    assert Lease(client, "b", LONG_S).acquire()
+    assert acquire_all(client, ["a", "b"], owner="job", ttl_s=LONG_S) == []
+    assert acquire_all(client, ["a"], owner="job", unless_held=["b"], ttl_s=LONG_S) == []
+    assert owners(client, ["a", "c"]) == [None, None]
+    assert len(acquire_all(client, ["a", "c"], owner="job", ttl_s=LONG_S)) == 2
+    assert owners(client, ["a", "c"]) == ["job", "job"]
+
+
+def test_who_goes_on_with_a_job_has_its_leases_back_at_once(client):
+    assert acquire_all(client, ["a"], owner="job", ttl_s=LONG_S)
+    (again,) = acquire_all(client, ["a"], owner="job", ttl_s=LONG_S)
+    assert acquire_all(client, ["a"], owner="another job", ttl_s=LONG_S) == []
+    assert again.renew()
 
 
 def test_leases_of_different_jobs_do_not_meet(client):

@@ -14,6 +14,7 @@ from contract.broker import queue_depths
 from contract.finetune import FinetuneRecords, new_finetune
 from contract.heartbeats import Heartbeat
 from contract.jobs import PredictJob
+from contract.leases import Lease
 from contract.meters import IMAGES, Tally, read_sums
 from contract.projects import ProjectFacts, Projects
 from contract.settings import read_settings
@@ -105,6 +106,19 @@ def test_what_living_workers_say_of_themselves(client, scrape):
     assert found["groundcrew_gpu_leases", "GPU-1", "worker-1@h"] == 1
     assert found["groundcrew_loaded_models", "tiny-1", "worker-1@h"] == 1
     assert found["groundcrew_device_memory_used_bytes", "worker-1@h"] == 40
+
+
+def test_a_training_is_named_with_each_of_its_gpus_as_long_as_a_trainer_has_it(client, scrape):
+    finetunes, job = FinetuneRecords(client), new_finetune(3, "cli")
+    finetunes.request(job)
+    finetunes.start(job, "trainer-1@h")
+    finetunes.progress(job.id, gpus="GPU-1,GPU-2")
+    lease = Lease(client, job.id)
+    assert lease.acquire()
+    found = scrape()
+    assert [found["groundcrew_gpu_leases", f"GPU-{n}", "trainer-1@h"] for n in (1, 2)] == [1, 1]
+    lease.release()
+    assert ("groundcrew_gpu_leases", "GPU-1", "trainer-1@h") not in scrape()
 
 
 def test_what_scales_a_role_counts_what_is_in_hand_too(client, redis_url):

@@ -62,16 +62,20 @@ def ask_for(records: FinetuneRecords, project: int, base: str = "", **options: s
 
 
 def run_trainer(settings: Settings, job: FinetuneJob, who: str = "nobody", stages: str = "",
-                through: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:  # fmt: skip
-    """A trainer that ends with the job, or by kill -9; `through` is a command that starts it."""
+                through: Sequence[str] = (), gpus: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:  # fmt: skip
+    """A trainer that ends with the job, or by kill -9; `through` is a command that starts it.
+
+    `gpus` are UUIDs of simulated ones.
+    """
     command = [*through, *TRAINER, job.id, who, stages]
-    return subprocess.run(command, timeout=300, check=False, **_surroundings(settings))
+    return subprocess.run(command, timeout=300, check=False, **_surroundings(settings, gpus))
 
 
-def start_trainer(settings: Settings, job: FinetuneJob) -> subprocess.Popen[str]:
-    return subprocess.Popen([*TRAINER, job.id, "nobody", ""], **_surroundings(settings))
+def start_trainer(settings: Settings, job: FinetuneJob, gpus: Sequence[str] = ()) -> subprocess.Popen[str]:
+    return subprocess.Popen([*TRAINER, job.id, "nobody", ""], **_surroundings(settings, gpus))
 
 
-def _surroundings(settings: Settings) -> Mapping[str, object]:
-    environment = bare_environment(to_environment(settings) | {"OMP_NUM_THREADS": "1"})
+def _surroundings(settings: Settings, gpus: Sequence[str]) -> Mapping[str, object]:
+    simulated = {"SIMULATED_GPUS": ",".join(gpus)} if gpus else {}
+    environment = bare_environment(to_environment(settings) | {"OMP_NUM_THREADS": "1"} | simulated)
     return {"cwd": REPOSITORY, "env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
