@@ -103,7 +103,7 @@ class Fetcher:
 
     def _download_own(self, url: str) -> bytes:
         if self._is_own_file(parse_url(url)) and not self._authorize():
-            raise ImageForbidden("the image lies in Label Studio, which asks for a token: set LABEL_STUDIO_API_KEY")
+            raise ImageForbidden("the image lies in Label Studio, which wants a token, so set LABEL_STUDIO_API_KEY")
         return self._downloads.get(url, self._headers_for(url))
 
     def _headers_for(self, address: str) -> Callable[[httpx.URL], Headers]:

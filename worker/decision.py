@@ -82,8 +82,8 @@ class Rise:
     few: bool  #: too few for a confidence
 
     def __str__(self) -> str:
-        where = "on each of" if self.few else "on other images like"
-        return f"{where} these {self.images}: {self.lowest:+.3f} to {self.highest:+.3f}"
+        where = "on each of these" if self.few else "on other images like these"
+        return f"{where} {self.images}: {self.lowest:+.3f} to {self.highest:+.3f}"
 
     def to_json(self, rule: Rule) -> dict[str, float | bool]:
         """For the version's card; no confidence where there are too few images for one."""

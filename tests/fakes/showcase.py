@@ -36,8 +36,8 @@ SHELF = """<View><Image name="image" value="$image"/><RectangleLabels name="labe
 DOT = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNkYAAAAAYAAjCB0C8AAAAASUVORK5CYII=")
 LABELS = ("car", "truck", "traffic_light")
 FAILURES: Sequence[GroundcrewError] = (
-    ImageNotFound("the image server answered 404: check the task's address"),
-    ImageUnreadable("the file is not an image that can be read: it ends after 1,024 bytes"),
+    ImageNotFound("https://images.example.org has no such image (404)"),
+    ImageUnreadable("the image is damaged: image file is truncated (12 bytes not processed)"),
 )
 
 
@@ -114,6 +114,12 @@ class Showcase:
         self.finetunes.progress(job.id, stage="train", images=212, base=self.registry.current(project_id).ref, epoch=3,
                                 iteration=140, iterations=400, loss=1.287, eta_s=252, map=0.713)  # fmt: skip
         return job
+
+    def fail_finetune(self, project_id: int, error: GroundcrewError) -> None:
+        job = new_finetune(project_id, "page")
+        self.finetunes.request(job)
+        self.finetunes.start(job, "trainer-80@gpu-1")
+        self.finetunes.fail(job.id, error)
 
     def add_versions(self, project_id: int) -> None:
         """Two fine-tunes of the base: one better and in use, one refused."""

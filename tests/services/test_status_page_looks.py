@@ -14,6 +14,7 @@ import redis
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
+from contract.errors import ImageUnreadable, TrainingDataError
 from contract.settings import read_settings
 from tests.fakes.showcase import SHELF, Showcase
 from tests.services.status_site import Site, serve
@@ -188,9 +189,11 @@ def test_prompts_are_shown_as_the_model_reads_them(site: Site, page: Page) -> No
     expect(page.locator(".warnings")).to_contain_text('asks for "box", which is part of "box lid"')
 
 
-def test_a_chinese_page_explains_reasons_in_chinese_and_keeps_their_details(site: Site, page: Page) -> None:
-    # given failures, a refused version and prompts that the linter warns of
+def test_a_chinese_page_explains_reasons_in_chinese_with_their_details(site: Site, page: Page) -> None:
+    # given failures, a fine-tune that found too little, a refused version and prompts that the linter warns of
     site.showcase.add_jobs(1, failed=1)
+    few = "project 2 has no submitted annotation: annotate at least 2 images and submit them"
+    site.showcase.fail_finetune(2, TrainingDataError(few))
     site.showcase.add_project(2, "", SHELF.replace('"can"', '"box_lid" prompt="lid, box lid"'))
 
     # when / then what it is and what to do, the code, and the sentence with its names and numbers
@@ -198,16 +201,32 @@ def test_a_chinese_page_explains_reasons_in_chinese_and_keeps_their_details(site
     failure = page.locator("#failures + .list .reason")
     expect(failure).to_contain_text("任务给出的地址上没有图片。请检查任务里的地址")
     expect(failure.locator("code")).to_have_text("image_not_found")
-    expect(failure.locator("[lang=en]")).to_have_text("the image server answered 404: check the task's address")
+    expect(failure.locator(".original")).to_have_text("https://images.example.org 没有这张图片（404）。")
     page.goto(f"{site.url}/ui/projects/2")
     expect(page.locator(".warnings")).to_contain_text("它的提示词是另一个提示词的一部分")
-    expect(page.locator(".warnings [lang=en]").first).to_contain_text('which is part of "box lid"')
+    expect(page.locator(".warnings .original").first).to_have_text("提示词“lid”是“box lid”的一部分。")
+    expect(page.locator(".finetune .original")).to_contain_text("项目 2 还没有提交过标注。请至少标注 2 张图片并提交。")
+    expect(page.locator("main [lang=en]")).to_have_count(0)
     page.goto(f"{site.url}/ui/models/tiny-shapes-p1-2")
     expect(page.locator(".hero")).to_contain_text("在基础模型自带的图片上忘得太多")
     expect(page.locator("#evidence")).to_contain_text("区间两端各有 90\u202f% 的置信度")
-    expect(page.locator(".hero [lang=en]")).to_contain_text("from 0.997 to 0.931")
+    expect(page.locator(".hero .original")).to_contain_text("自带图片上的 AP50 从 0.997 变为 0.931：忘掉的超过 0.02。")
+    expect(page.locator("main [lang=en]")).to_have_count(0)
     problem = page.request.get(f"{site.url}/ui/models/no-such-1", headers={"Accept": "text/html"})
     assert "没有登记过这个名称和版本的模型" in problem.text()
+
+
+def test_what_nobody_wrote_in_chinese_stays_english_and_says_so(site: Site, page: Page) -> None:
+    """A sentence of a newer worker, below what its code means; what Python says, within a sentence of ours."""
+    (new, old) = site.showcase.make_jobs(1, 1, 2)
+    for job, reason in ((new, "the image is of a kind to come"), (old, "the image is damaged: bad EXIF data")):
+        site.showcase.records.admit([job])
+        site.showcase.records.fail(job.id, job.run, 1, ImageUnreadable(reason))
+
+    page.goto(f"{site.url}/?lang=zh")
+
+    expect(page.locator(f"#failed-{new.id} [lang=en]")).to_have_text("the image is of a kind to come")
+    expect(page.locator(f"#failed-{old.id} .original")).to_have_text("图片已损坏：bad EXIF data")
 
 
 def test_names_from_outside_are_text_and_nothing_else(site: Site, page: Page) -> None:

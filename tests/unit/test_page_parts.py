@@ -40,7 +40,7 @@ def test_every_text_that_a_page_uses_is_written() -> None:
 
 def test_every_chinese_text_is_chinese() -> None:
     same = {key for key, text in load("zh").items() if not re.search(r"[\u4e00-\u9fff]", text)}
-    assert same == {"f1", "card_nms_iou"}
+    assert same == {"f1", "card_nms_iou", "made_by_label-studio", "made_by_auto"}
 
 
 def codes() -> set[str]:
@@ -57,7 +57,7 @@ def test_every_reason_is_explained_in_chinese_with_what_to_do() -> None:
     explained = load("zh-reasons")
     assert len(codes()) > 45
     verdicts = {f"verdict_{one}" for one in get_args(Verdict)}
-    assert codes() | verdicts | {"decision_promoted", "decision_refused", "rule"} == explained.keys()
+    assert codes() | verdicts | {"decision_promoted", "decision_refused"} == explained.keys()
     for code, text in explained.items():
         sentences = [part for part in re.split("[。；]", text) if part]
         assert re.search(r"[\u4e00-\u9fff]", text), code
