@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 from playwright.sync_api import Browser, Page, expect
 from werkzeug.serving import make_server
@@ -19,6 +20,8 @@ from contract.settings import Settings
 from tests.fakes.showcase import Showcase
 
 LIVE_MS = 2_000  #: within which the page promises to show a change
+ANSWER_MS = 30_000  #: for a busy machine to answer and draw
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)  #: of a frozen tab
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,18 @@ def open_tab(chromium: Browser, complaints: list[str]) -> Iterator[Page]:
         yield tab
     finally:
         context.close()
+
+
+def open_frozen(page: Page, url: str) -> None:
+    """Open a page whose clock stands still: how long this machine takes counts for nothing."""
+    page.clock.install(time=NOON)
+    page.goto(url)
+    page.clock.pause_at(NOON + timedelta(hours=1))
+
+
+def pass_promised_time(page: Page) -> None:
+    """The page's own clock goes on by as much as it may take to show a change."""
+    page.clock.run_for(LIVE_MS)
 
 
 def confirm(page: Page) -> None:
