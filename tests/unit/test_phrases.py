@@ -20,11 +20,14 @@ from backend.ui.words import Words, load
 from contract.errors import PayloadError
 from contract.labels import read_label_config
 from contract.redact import redact
+from contract.tiling import Tiling
 from tests.sentences import REPOSITORY, SIDES, Sentence, read_sentences
 from tests.unit.test_decision import judge, metrics
 from worker.dataset import Category, Dataset, DatasetInfo, SkippedTask, _warning
 from worker.decision import Decision, Findings, Rule, decide
 from worker.evaluate import Metrics
+from worker.stages import _counts
+from worker.tiles import TileLook
 
 SECTIONS = load("zh-phrases")
 SENTENCES = list(read_sentences())
@@ -118,6 +121,13 @@ def test_what_was_left_out_of_the_data_is_said_in_chinese_with_its_reason() -> N
     # then
     assert first == "2 个标注过的任务里有 2 个没有使用，其中 2 个的原因是：图片已损坏：broken PNG。"
     assert last == "另有 1 个标签缺少用来学习或验证的框。"
+
+
+def test_what_a_card_counts_has_a_name_in_both_languages() -> None:
+    look = TileLook(Tiling(300, 0.4, whole_image=True), 0.3)
+    counted = _counts(Dataset(DatasetInfo(1, "", "", ""), (), (), Path(), {}, (), look))
+    assert len(counted) > 8
+    assert {f"count_{name}" for name in counted} <= load("en").keys()
 
 
 def decisions() -> list[Decision]:
