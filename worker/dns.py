@@ -1,6 +1,6 @@
 """Looks a name up with a time limit: the system's resolver has none of its own, and cannot be interrupted.
 
-Called by: worker.downloads. Must not import: torch, Celery, Pillow.
+Called by: worker.connections, worker.downloads. Must not import: torch, Celery, Pillow.
 Each look-up has a thread to itself; one that hangs is left to the resolver's patience, and its caller goes on.
 Example: `look_up("images.example.org", 443, 30.0) -> ["93.184.215.14"]`
 """
@@ -11,9 +11,6 @@ import socket
 import threading
 import time
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
-
-from contract.errors import ImageUnavailable
 
 #: Look-ups under way. A worker's 20 downloads start fewer, even where each hangs a minute and is given up after half.
 MOST_LOOK_UPS = 64
@@ -23,18 +20,15 @@ PLACES = threading.BoundedSemaphore(MOST_LOOK_UPS)
 def look_up(host: str, port: int, timeout_s: float, places: threading.Semaphore = PLACES) -> list[str]:
     """Every IP address of the name, in the order in which the system would try them.
 
-    Raises OSError or UnicodeError: there is none; ImageUnavailable: nobody said so within timeout_s seconds.
+    Raises OSError or UnicodeError: there is none; TimeoutError: nobody said so within timeout_s seconds.
     """
     end_s = time.monotonic() + timeout_s
     if not places.acquire(timeout=timeout_s):
-        raise _too_late(host)
+        raise TimeoutError
     found: Future[list[str]] = Future()
     # A daemon, not a pool's thread: a process that leaves must not wait for it.
     threading.Thread(target=_settle, args=(found, host, port, places), name="dns", daemon=True).start()
-    try:
-        return found.result(timeout=max(0.0, end_s - time.monotonic()))
-    except FutureTimeout:
-        raise _too_late(host) from None
+    return found.result(timeout=max(0.0, end_s - time.monotonic()))
 
 
 def _settle(found: Future[list[str]], host: str, port: int, places: threading.Semaphore) -> None:
@@ -45,7 +39,3 @@ def _settle(found: Future[list[str]], host: str, port: int, places: threading.Se
         found.set_exception(error)
     finally:
         places.release()
-
-
-def _too_late(host: str) -> ImageUnavailable:
-    return ImageUnavailable(f"DNS gave no answer for {host} within the IMAGE_TIMEOUT_S seconds of a download")

@@ -23,6 +23,7 @@ from contract.errors import (
     ImageUnreadable,
     LabelStudioAway,
 )
+from worker.connections import LimitedNetwork
 from worker.dns import look_up
 from worker.hosts import HostRules, Place
 
@@ -33,6 +34,7 @@ KEPT_CONNECTIONS = 20
 KEPT_S = 5.0
 REDIRECTS = (301, 302, 303, 307, 308)
 AWAY = (429, 502, 503, 504)  #: what a server says that is busy, or the proxy before one that is gone
+_TOO_LATE = "DNS gave no answer for {host} within the IMAGE_TIMEOUT_S seconds of a download"
 _NO_CONNECTION = (httpcore.ConnectError, httpcore.ConnectTimeout)
 _FAILURES = (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, ssl.SSLError, OSError)
 
@@ -130,12 +132,12 @@ class Downloader:
             raise LabelStudioAway(f"{origin(url)} answered {status}")
 
 
-class CheckedNetwork(httpcore.NetworkBackend):
+class CheckedNetwork(LimitedNetwork):
     """Resolves a name, checks every address it stands for, and connects to one of those."""
 
     def __init__(self, rules: HostRules) -> None:
+        super().__init__()
         self._rules = rules
-        self._sockets = httpcore.SyncBackend()
 
     def connect_tcp(
         self,
@@ -146,19 +148,21 @@ class CheckedNetwork(httpcore.NetworkBackend):
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
         """Raises ImageForbidden before anything is connected; httpcore.ConnectError when no address answers."""
-        addresses = _resolve(host, port)
-        self._rules.check_addresses(Place(host.lower(), port), addresses)
-        failure: httpcore.ConnectError | httpcore.ConnectTimeout = httpcore.ConnectError(f"{host} has no address")
-        for address in addresses:
-            try:
-                left_s = _left_s(timeout)
-                return TimedStream(self._sockets.connect_tcp(address, port, left_s, local_address, socket_options))
-            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
-                failure = error
-        raise failure
+        return TimedStream(super().connect_tcp(host, port, timeout, local_address, socket_options))
 
-    def sleep(self, seconds: float) -> None:
-        self._sockets.sleep(seconds)
+    def _find_addresses(self, host: str, port: int, timeout_s: float | None) -> list[str]:
+        """Within the time of the whole download, not that of a connection: a lost question is asked again after 5 s."""
+        try:
+            addresses = look_up(host, port, _left_s(None))
+        except TimeoutError:
+            raise ImageUnavailable(_TOO_LATE.format(host=host)) from None
+        except (OSError, UnicodeError) as error:
+            raise httpcore.ConnectError(f"{host} has no address") from error
+        self._rules.check_addresses(Place(host.lower(), port), addresses)
+        return addresses
+
+    def _left_s(self, timeout_s: float | None) -> float:
+        return _left_s(timeout_s)
 
 
 class TimedStream(httpcore.NetworkStream):
@@ -195,14 +199,6 @@ def _left_s(timeout_s: float | None) -> float:
     if left_s <= 0:
         raise httpcore.ReadTimeout
     return left_s if timeout_s is None else min(left_s, timeout_s)
-
-
-def _resolve(host: str, port: int) -> list[str]:
-    """Within the time of the whole download, not that of a connection: a lost question is asked again after 5 s."""
-    try:
-        return look_up(host, port, _left_s(None))
-    except (OSError, UnicodeError) as error:
-        raise httpcore.ConnectError(f"{host} has no address") from error
 
 
 def parse_url(address: str) -> httpx.URL:

@@ -21,6 +21,7 @@ from contract.errors import LabelStudioError, LabelStudioRefused, LabelStudioUnr
 from contract.jobs import NewTask, Prediction
 from contract.settings import Settings
 from worker.compare import StoredPrediction
+from worker.connections import limit_look_ups
 
 if TYPE_CHECKING:
     from label_studio_sdk import LabelStudio as Sdk
@@ -54,7 +55,7 @@ class LabelStudio:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._http = httpx.Client(timeout=REQUEST_TIMEOUT_S, follow_redirects=True)
+        self._http = limit_look_ups(httpx.Client(timeout=REQUEST_TIMEOUT_S, follow_redirects=True))
 
     def close(self) -> None:
         """Close its connections; those that live as long as their process need not."""

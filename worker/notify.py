@@ -21,6 +21,7 @@ from contract.delayed import Delayed
 from contract.jobs import NotifyJob
 from contract.meters import NOTIFIED
 from contract.settings import Settings
+from worker.connections import limit_look_ups
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class Postman:
         self._url, self._secret = settings.notify_url, settings.notify_secret.get_secret_value()
         self._delayed = delayed
         self._seats = threading.BoundedSemaphore(MOST_AT_ONCE)
-        self._http = httpx.Client(timeout=TIMEOUT_S, follow_redirects=False)
+        self._http = limit_look_ups(httpx.Client(timeout=TIMEOUT_S, follow_redirects=False))
 
     def deliver(self, job: NotifyJob) -> None:
         """One try. What fails waits in the delayed set for the next one. Raises redis.RedisError."""

@@ -1,7 +1,7 @@
 """A DNS server on loopback that takes every question and never answers, and the C library's resolver pointed at it.
 
-Called by: tests/unit/test_dns.py. Must not import: anything of ours. glibc only, like the machines that workers run on.
-glibc keeps a resolver's state for each thread (<resolv.h>); what stands in it wins over /etc/resolv.conf.
+Called by: tests/unit/test_dns.py, tests/services/test_notify.py. Must not import: anything of ours.
+Only for glibc, as workers have it: its resolver has a state for each thread (<resolv.h>) that wins over resolv.conf.
 Example: with SilentDns() as dns: monkeypatch.setattr(socket, "getaddrinfo", dns.getaddrinfo)
 """
 

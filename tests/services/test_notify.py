@@ -1,6 +1,7 @@
 """Outgoing webhooks against a receiver that verifies, fails and hangs, with a real Redis."""
 
 import base64
+import socket
 import threading
 import time
 
@@ -15,11 +16,15 @@ from contract.registry import Registry
 from contract.settings import read_settings
 from contract.status import JobRecords
 from tests.fakes.receiver import Receiver
+from tests.fakes.silent_dns import SilentDns
 from tests.fakes.versions import card, version_files
+from worker import connections
 from worker.notices import Notices
 from worker.notify import MOST_AT_ONCE, PAUSES_S, Postman, sign
 
 SECRET = "whsec_" + base64.b64encode(b"0123456789abcdef0123456789abcdef").decode()
+LIMIT_S = 0.5
+RESOLVER_GIVES_UP_S = 10.0  #: glibc asks twice and waits five seconds each time
 PROJECT = ProjectFacts(project_id=3, config_id="c", model_version="m-1.0", title="Street")
 JOB = NotifyJob(id="msg_1", project_id=3, type="finetune.finished", body='{"type": "finetune.finished", "ü": 1}')
 
@@ -103,6 +108,18 @@ def test_a_receiver_that_hangs_holds_a_few_threads_and_no_more(delayed):
         for thread in threads:
             thread.join(timeout=30)
             assert not thread.is_alive()
+
+
+def test_a_name_server_that_hangs_holds_the_notifier_no_longer_than_its_limit(delayed, monkeypatch):
+    with SilentDns() as dns:
+        monkeypatch.setattr(socket, "getaddrinfo", dns.getaddrinfo)
+        monkeypatch.setattr(connections, "LONGEST_LOOK_UP_S", LIMIT_S)
+        settings = read_settings({"NOTIFY_URL": "http://hooks.example.org/", "NOTIFY_SECRET": SECRET})
+        began_s = time.monotonic()
+        Postman(settings, delayed).deliver(JOB)
+        assert time.monotonic() - began_s < RESOLVER_GIVES_UP_S / 2
+        assert b"\5hooks\7example\3org" in dns.wait_for_question(LIMIT_S)
+    assert delayed.jobs() == [JOB.model_copy(update={"attempt": 1})]
 
 
 def registry_in(folder):

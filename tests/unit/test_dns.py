@@ -1,4 +1,4 @@
-"""A name server that never answers holds a download no longer than its limit, and no other name at all.
+"""A name server that never answers holds nobody for longer than a limit, and no other name at all.
 
 Run by: pytest. The C library's resolver is real, and asks a socket on loopback. Must not import: backend, groundcrew.
 Example: pytest tests/unit/test_dns.py
@@ -11,16 +11,23 @@ import threading
 import time
 from collections.abc import Iterator
 
+import httpcore
+import httpx
 import pytest
 
-from contract.errors import ImageUnavailable
+from contract.errors import ImageUnavailable, LabelStudioUnreachable
+from contract.jobs import Prediction
 from contract.settings import read_settings
 from tests.fakes.silent_dns import SilentDns
+from worker import connections
 from worker.addresses import Fetcher
+from worker.connections import LimitedNetwork, limit_look_ups
 from worker.dns import MOST_LOOK_UPS, PLACES, look_up
+from worker.labelstudio import LabelStudio
 
 LIMIT_S = 0.5
 RESOLVER_GIVES_UP_S = 10.0  #: glibc asks twice and waits five seconds each time
+EMPTY = Prediction(task_id=1, model_version="v", score=0.0, result=[])
 
 
 @pytest.fixture
@@ -42,6 +49,43 @@ def test_a_name_server_that_hangs_holds_a_download_no_longer_than_its_limit(sile
     assert b"\6images\7example\3org" in silent_dns.wait_for_question(LIMIT_S)
 
 
+@pytest.fixture
+def limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "LONGEST_LOOK_UP_S", LIMIT_S)
+
+
+def test_a_name_server_that_hangs_holds_the_writer_no_longer_than_its_limit(silent_dns: SilentDns, limit: None) -> None:
+    # given / when
+    known = {"LABEL_STUDIO_URL": "http://studio.example.org:8080", "LABEL_STUDIO_API_KEY": "a-legacy-token"}
+    label_studio = LabelStudio(read_settings(known))
+    label_studio.prepare()
+    for ask in (lambda: label_studio.store(1, [EMPTY, EMPTY]), lambda: label_studio.holds(1, "v")):
+        began_s = time.monotonic()
+        with pytest.raises(LabelStudioUnreachable) as raised:
+            ask()
+
+        # then it is an outage, which is tried again
+        assert raised.value.retry
+        assert time.monotonic() - began_s < RESOLVER_GIVES_UP_S / 2
+    assert b"\6studio\7example\3org" in silent_dns.wait_for_question(LIMIT_S)
+
+
+def test_a_proxy_of_the_environment_has_the_same_limit(
+    silent_dns: SilentDns, limit: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy.example.org:3128")
+    began_s = time.monotonic()
+    with limit_look_ups(httpx.Client(timeout=60.0)) as client, pytest.raises(httpx.ConnectTimeout, match="DNS gave no"):
+        client.get("http://hooks.example.org/")
+    assert time.monotonic() - began_s < RESOLVER_GIVES_UP_S / 2
+    assert b"\5proxy\7example\3org" in silent_dns.wait_for_question(LIMIT_S)
+
+
+def test_a_name_that_does_not_exist_is_an_error_as_ever() -> None:
+    with pytest.raises(httpcore.ConnectError, match="has no address"):
+        LimitedNetwork().connect_tcp("a" * 70, 80, LIMIT_S)
+
+
 def test_other_names_are_found_while_some_hang(silent_dns: SilentDns) -> None:
     # given as many hanging look-ups as a worker has threads
     threads = [threading.Thread(target=give_up, args=(f"image{n}.example.org",)) for n in range(20)]
@@ -56,7 +100,7 @@ def test_other_names_are_found_while_some_hang(silent_dns: SilentDns) -> None:
 
 
 def give_up(host: str, places: threading.Semaphore = PLACES) -> None:
-    with pytest.raises(ImageUnavailable):
+    with pytest.raises(TimeoutError):
         look_up(host, 443, LIMIT_S, places)
 
 
