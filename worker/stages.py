@@ -33,12 +33,15 @@ from contract.registry import ModelVersion, Registry
 from contract.settings import Settings
 from contract.stamps import stamp
 from contract.status import JobRecords
+from contract.tiling import choose_tiling
 from worker.dataset import FILE_NAME, Dataset
 from worker.export import export_dataset
 from worker.files import atomic_file
 from worker.gpus import Gpu, list_gpus
 from worker.labelstudio import LabelStudio
 from worker.models import as_source
+from worker.tiles import TileLook
+from worker.training.cuts import cut_training_images
 from worker.training_gpus import hold_gpus
 
 if TYPE_CHECKING:
@@ -132,11 +135,11 @@ class Stages:
         self._enter("export")
         if (self._work / FILE_NAME).exists():
             return Dataset.read(self._work)
-        tools = self._tools
+        tools, label_map = self._tools, self._label_map()
         return export_dataset(
-            tools.label_studio, tools.settings, self._job.project_id, self._label_map(), self._work,
+            tools.label_studio, tools.settings, self._job.project_id, label_map, self._work,
             lambda done, total: self.report(images=done), self._is_stopped,
-            model_version=base.ref, kept_splits=_splits_of(base),
+            model_version=base.ref, kept_splits=_splits_of(base), tiles=_look_of(base, label_map),
         )  # fmt: skip
 
     def _warn(self, dataset: Dataset) -> None:
@@ -157,7 +160,8 @@ class Stages:
         self._enter("train")
         leave_a_core()
         source = as_source(base)
-        return train(source, dataset, self._work / "train", options, report=self._report_training,
+        data = cut_training_images(dataset, self._work / "tiles", self._is_stopped)
+        return train(source, data, self._work / "train", options, report=self._report_training,
                      cancelled=self._is_stopped, device=self._tools.settings.device)  # fmt: skip
 
     def _judge(self, base: ModelVersion, dataset: Dataset, candidate: Path) -> dict[str, object]:
@@ -181,7 +185,7 @@ class Stages:
         for name, version in (("base", base), ("candidate", _as_version(base, candidate))):
             detector = load(version)
             common = {"nms_iou": base.nms_iou, "cancelled": self._is_stopped}
-            val = evaluate(detector, dataset.split("val"), dataset.categories, **common)
+            val = evaluate(detector, dataset.split("val"), dataset.categories, tiles=dataset.tiles, **common)
             findings[name] = Findings(val, evaluate_general(detector, replay, **common))
         self.report(map=findings["candidate"].val.map, map_base=findings["base"].val.map)
         drawn = {f"before ({base.ref})": findings["base"].val, "after": findings["candidate"].val}
@@ -252,6 +256,12 @@ class Stages:
         return self._records.is_cancelled(self._job.id)
 
 
+def _look_of(base: ModelVersion, label_map: LabelMap) -> TileLook | None:
+    """How the project predicts large images; None: whole."""
+    tiling = choose_tiling(base.tiling, label_map)
+    return TileLook(tiling, label_map.lowest_threshold(base.score_threshold)) if tiling.size_px else None
+
+
 def _splits_of(base: ModelVersion) -> dict[int, str]:
     """Task id -> split of the data that the base was trained with: no task ever moves."""
     directory = base.checkpoint.parent
@@ -285,4 +295,4 @@ def _settings_of(candidate: Path) -> dict[str, object]:
 def _counts(dataset: Dataset) -> dict[str, int]:
     by_split = {f"images_{name}": len(dataset.split(name)) for name in ("train", "val")}
     boxes = sum(len(image.boxes) for image in dataset.images)
-    return {**by_split, "boxes": boxes, "skipped_tasks": len(dataset.skipped)}
+    return {**by_split, "boxes": boxes, "skipped_tasks": len(dataset.skipped), **dataset.tile_counts}

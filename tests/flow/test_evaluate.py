@@ -11,12 +11,14 @@ import pytest
 from numpy.typing import NDArray
 
 from contract.errors import CheckpointRefused, JobCancelled
+from contract.tiling import Tiling
 from tests.fakes.shape_project import CATEGORIES, TINY, make_shape_project, tiny_base
 from worker.dataset import Category
 from worker.detectors.base import Boxes
 from worker.detectors.mmgdino import load
 from worker.evaluate import Metrics, draw_precision_recall, evaluate, evaluate_general
 from worker.replay import ReplayItem, open_replay, write_replay
+from worker.tiles import TileLook
 from worker.training.captions import Caption
 from worker.training.samples import Sample, SampleSet
 
@@ -107,6 +109,16 @@ def test_prompts_of_one_label_count_as_one(project: SampleSet) -> None:
     # when / then
     assert evaluate(oracle, [sample], categories).per_class_ap == pytest.approx({"Car": 1.0})
     assert oracle.asked == [("car", "automobile", "bus")]
+
+
+def test_in_tiles_more_than_a_hundred_boxes_of_a_label_count(project: SampleSet) -> None:
+    # given 150 things that are all found: as many as only a picture that is looked at in tiles shows
+    boxes = [[x, y, x + 4.0, y + 4.0] for x in range(0, 90, 6) for y in range(0, 60, 6)]
+    sample, answer = sample_of(project, boxes, [1] * 150), [[*box, 0.9, 0] for box in boxes]
+    tiles = TileLook(Tiling(500, 0.2, True), 0.3)
+    # when / then COCO's limit is for one look
+    assert evaluate(Oracle([answer]), [sample], CATEGORIES, tiles=tiles).map == pytest.approx(1.0)
+    assert evaluate(Oracle([answer]), [sample], CATEGORIES).map < 0.7
 
 
 def test_nothing_annotated(project: SampleSet) -> None:

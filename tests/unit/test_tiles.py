@@ -187,6 +187,38 @@ def test_any_scene_comes_out_as_it_is(seed, size_px, overlap, whole_image):
     assert (np.diff(found.scores) <= 0).all()
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([256, 333, 512]))
+def test_unsure_boxes_never_change_what_becomes_of_sure_ones(seed, size_px):
+    """A detector that is asked for unsure boxes, too, gives dozens about each object."""
+    random = np.random.default_rng(seed)
+    known = [(x, y, x + 90.0, y + 70.0) for x in (30.0, 300.0, 620.0, 850.0) for y in (40.0, 350.0, 690.0)]
+    sure = look_at(known, Tiling(size_px, 0.25, True), jitter_px=2.0, seed=seed)
+
+    noisy = [_with_unsure(view, random) for view in sure]
+    found, expected = merge(noisy, 0.7, sure_score=0.3), merge(sure, 0.7)
+
+    count = len(expected)
+    assert found.xyxy_px[:count].tolist() == expected.xyxy_px.tolist()
+    assert found.scores[:count].tolist() == expected.scores.tolist()
+    assert (found.scores[count:] < 0.3).all()
+    assert (np.diff(found.scores) <= 0).all()
+
+
+def _with_unsure(view: View, random: np.random.Generator) -> View:
+    """Each box once more with edges off by up to 12 px and a low score, and one where nothing is."""
+    left, top, right, bottom = view.bounds_px
+    boxes = np.concatenate([view.xyxy_px, [[left + 5, top + 5, left + 40, top + 30]]]).astype(np.float32)
+    boxes = boxes + random.uniform(-12, 12, boxes.shape).astype(np.float32)
+    low, high = np.float32([left, top, left, top]), np.float32([right, bottom, right, bottom])
+    unsure = Boxes(np.clip(boxes, low, high) - low, random.uniform(0.05, 0.29, len(boxes)).astype(np.float32),
+                   np.zeros(len(boxes), np.int64))  # fmt: skip
+    added = make_view(view.bounds_px, unsure, GROUPS, SIZE_PX)
+    names = ("xyxy_px", "scores", "labels", "groups", "cut")
+    parts = {name: np.concatenate([getattr(view, name), getattr(added, name)]) for name in names}
+    return View(view.bounds_px, **parts)
+
+
 # -- where it is asked for ---------------------------------------------------------------------------------------------
 
 CONFIG = """<View><Image name="image" value="$image"/>

@@ -1,0 +1,98 @@
+"""A fine-tune of a project whose label config asks for tiles: it learns and measures in them, also after kill -9.
+
+Called by: pytest. Must not import: torch.
+Example: pytest tests/services/test_finetune_tiles.py
+"""
+
+import json
+
+import pytest
+
+from contract.finetune import FinetuneRecords
+from contract.leases import is_held
+from contract.registry import Registry
+from contract.settings import read_settings
+from contract.tiling import Tiling
+from groundcrew.demo.scenes import make_images, make_label_config
+from tests.services.processes import processes_about
+from tests.services.trainers import QUICK, annotate, ask_for, run_trainer
+from tests.services.waiting import wait_until
+from worker.dataset import Dataset
+from worker.stages import work_directory
+from worker.tiles import TileLook
+
+pytestmark = pytest.mark.timeout(600)
+
+ATTRIBUTES = 'tile="300" tile_overlap="0.25"'
+TILES = TileLook(Tiling(300, 0.25, True), 0.4)  #: the threshold is that of the tiny model's card
+
+
+@pytest.fixture
+def settings(redis_url, label_studio_server, label_studio_token, tmp_path):
+    return read_settings({
+        "REDIS_URL": redis_url, "LABEL_STUDIO_URL": label_studio_server.url, "DEVICE": "cpu",
+        "LABEL_STUDIO_API_KEY": label_studio_token, "MODEL_DIR": str(tmp_path / "models"),
+    })  # fmt: skip
+
+
+@pytest.fixture
+def records(client):
+    return FinetuneRecords(client)
+
+
+def label_config(attributes):
+    return make_label_config().replace('<RectangleLabels name="label"', f'<RectangleLabels name="label" {attributes}')
+
+
+def finish(settings, records, job):
+    """Ends the job in a trainer that lives; the published version's directory."""
+    ended = run_trainer(settings, job)
+    assert ended.returncode == 0, ended.stderr
+    record = records.get(job.id)
+    assert record["state"] == "done", record
+    return Registry(settings).fetch(record["version"]).checkpoint.parent
+
+
+def test_the_label_config_at_the_export_decides_and_a_killed_trainer_changes_nothing(
+    settings, client, records, label_studio, make_project
+):
+    # given a project that predicts in tiles, and a trainer that was killed after it had cut them
+    project = make_project(label_config(ATTRIBUTES))
+    annotate(label_studio, project, make_images(6, first_seed=990))
+    job = ask_for(records, project, **QUICK)
+    ended = run_trainer(settings, job, "trainer", "evaluate")
+    assert ended.returncode == -9, ended.stderr
+    wait_until(lambda: processes_about(job.id) == [], "the process that trains to end with its trainer")
+    wait_until(lambda: not is_held(client, job.id), "the dead trainer's lease to lapse")
+    cut = {path.name for path in (work_directory(settings, job.id) / "tiles").iterdir()}
+    # when somebody turns tiles off before the next trainer takes over
+    label_studio.set_label_config(project, label_config('tile="0"'))
+    version = finish(settings, records, job)
+    # then it is the job that began
+    dataset, card = Dataset.read(version), json.loads((version / "card.json").read_text())
+    assert dataset.tiles == TILES
+    plans = [dataset.plan(sample) for sample in dataset.split("train")]
+    assert len(cut) == card["counts"]["tiles_train"] == sum(plan.tiles for plan in plans) > len(plans)
+    assert (card["counts"]["tile_size_px"], card["counts"]["tile_overlap_percent"]) == (300, 25)
+    assert max(image.width_px for image in dataset.images) == 512, "dataset.json is of whole images"
+    assert not work_directory(settings, job.id).exists()
+
+
+def test_the_settings_decide_where_the_label_config_says_nothing(settings, records, label_studio, make_project):
+    project = make_project(label_config(""))
+    annotate(label_studio, project, make_images(3, first_seed=995))
+    tiled = settings.model_copy(update={"tile_size_px": 300, "tile_overlap": 0.25})
+
+    version = finish(tiled, records, ask_for(records, project, **QUICK))
+
+    assert Dataset.read(version).tiles == TILES
+
+
+def test_without_tiles_nothing_is_cut_and_nothing_is_said_of_them(settings, records, label_studio, make_project):
+    project = make_project(label_config(""))
+    annotate(label_studio, project, make_images(3, first_seed=995))
+
+    version = finish(settings, records, ask_for(records, project, **QUICK))
+
+    assert '"tile' not in (version / "card.json").read_text()
+    assert '"tile' not in (version / "dataset.json").read_text()
