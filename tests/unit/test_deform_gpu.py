@@ -203,14 +203,13 @@ def test_mmcvs_calls_are_served_forward_and_backward(pytorch: PyTorch, caplog: p
 def test_locations_are_not_rounded_to_the_type_of_the_value(pytorch: PyTorch) -> None:
     """mmcv's function does; in a level of 134 cells that moves points by up to a quarter of one."""
     random = torch.Generator().manual_seed(3)
-    shapes = torch.tensor([[1, 134]])
-    value = torch.arange(134.0).view(1, 134, 1, 1).bfloat16()
-    locations = torch.rand(1, 200, 1, 1, 1, 2, generator=random) * 0.9 + 0.05
-    locations[..., 1] = 0.5
+    shapes, weights = torch.tensor([[1, 134]]), torch.ones(1, 200, 1, 1, 1)
+    value = torch.arange(134.0).remainder(2).view(1, 134, 1, 1)  # a quarter of a cell is a quarter here
+    locations = torch.rand(1, 200, 1, 1, 1, 2, generator=random)
+    expected = deformable_attention(value, shapes, locations, weights)
 
-    found = MmcvFunction.apply(value, shapes, None, locations, torch.ones(1, 200, 1, 1, 1), 64)
+    found = MmcvFunction.apply(value.bfloat16(), shapes, None, locations, weights, 64)
 
-    expected = locations[..., 0].flatten() * 134 - 0.5
-    rounded = locations[..., 0].flatten().bfloat16().float() * 134 - 0.5
+    torch.testing.assert_close(found.float(), expected, atol=0.01, rtol=0)
+    rounded = deformable_attention(value, shapes, locations.bfloat16().float(), weights)
     assert (rounded - expected).abs().max() > 0.2
-    torch.testing.assert_close(found.flatten().float(), expected, atol=0, rtol=2 * torch.finfo(torch.bfloat16).eps)
