@@ -77,7 +77,7 @@ def test_a_worker_ends_when_another_one_has_its_gpu(holders, client):
 
 def test_sharers_go_where_most_memory_is_left_for_one_more(client):
     # given a big and a small GPU, each with a worker
-    big, small = Gpu("GPU-big", "", 70 * GIB, 80 * GIB), Gpu("GPU-small", "", 10 * GIB, 16 * GIB)
+    big, small = Gpu("GPU-b", "", 70 * GIB, 80 * GIB), Gpu("GPU-a", "", 10 * GIB, 16 * GIB)
     for gpu in (big, small):
         client.set(f"gc:lease:gpu:{gpu.uuid}:0", "a worker")
     places = find_places(client, [small, big], Guest("me", training=False, shares=True))

@@ -61,6 +61,14 @@ def test_a_finetune_shows_how_far_it_is(site: Site, page: Page) -> None:
     expect(row.locator("[aria-current=step]")).to_have_text("evaluate", timeout=ANSWER_MS)
 
 
+def test_a_finetune_that_waits_for_a_gpu_says_so(site: Site, page: Page) -> None:
+    job = site.showcase.start_finetune(1)
+    site.showcase.finetunes.progress(job.id, stage="waiting for a GPU")
+    open_frozen(page, site.url)
+    expect(page.locator(f"#{job.id}")).to_contain_text("waiting for a GPU")
+    expect(page.locator(f"#{job.id} [aria-current=step]")).to_have_count(0)
+
+
 def test_a_live_page_keeps_the_focus_where_it_is(site: Site, page: Page) -> None:
     # given someone who walks through the page by keyboard
     job = site.showcase.start_finetune(1)

@@ -112,15 +112,16 @@ def owned_by(client, job):
 
 
 def test_where_none_is_free_it_shares_the_one_with_most_memory_left(client, take):
-    big, small = Gpu("GPU-big", "", 70 * GIB, 80 * GIB), Gpu("GPU-small", "", 10 * GIB, 16 * GIB)
+    big, small = Gpu("GPU-b", "", 70 * GIB, 80 * GIB), Gpu("GPU-a", "", 10 * GIB, 16 * GIB)
     put_workers(client, big.uuid, small.uuid)
-    assert take("share", gpus=[small, big]).uuids == "GPU-big"
-    assert os.environ[VISIBLE] == "GPU-big"
+    assert take("share", gpus=[small, big]).uuids == "GPU-b"
+    assert os.environ[VISIBLE] == "GPU-b"
 
 
 def test_two_processes_never_share_one_gpu_with_each_other(client, take):
     put_workers(client, *UUIDS)
     assert len(set(take("share", count=2).uuids.split(","))) == 2
+    assert owned_by(client, "ft-1-a") == 2
 
 
 def test_more_processes_than_gpus_are_refused_with_both_numbers(take):
@@ -244,7 +245,7 @@ def hold(client, job, count, then):
         except JobCancelled as error:
             then.append(error)
 
-    thread = threading.Thread(target=run)
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     return thread
 
