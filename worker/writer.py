@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Protocol
 
@@ -30,6 +30,7 @@ LOOK_UP = 100  #: tasks whose predictions are asked for in one request; twice as
 DROPPED = "Label Studio dropped the prediction: its labels do not fit the project's label config any more"
 
 
+Held = Mapping[str, Sequence[int]]  #: ids of a task's predictions by version
 Outcomes = dict[int, GroundcrewError | None]  #: by id() of the job; None is success
 
 
@@ -38,11 +39,11 @@ class PredictionStore(Protocol):
 
     def store(self, project_id: int, predictions: Sequence[Prediction]) -> int: ...
 
-    def versions(self, project_id: int, task_ids: Sequence[int]) -> Mapping[int, Set[str]]: ...
+    def versions(self, project_id: int, task_ids: Sequence[int]) -> Mapping[int, Held]: ...
 
-    def holds(self, task_id: int, model_version: str) -> bool: ...
+    def versions_of(self, task_id: int) -> Held: ...
 
-    def remove(self, task_id: int, model_version: str) -> None: ...
+    def delete(self, prediction_ids: Sequence[int]) -> None: ...
 
 
 class Writer:
@@ -111,6 +112,7 @@ class Writer:
         """
         todo: list[WriteBackJob] = []
         doubtful: list[WriteBackJob] = []
+        written: list[WriteBackJob] = []
         started_s = self._results.redis_started_s() if jobs else 0.0
         task_ids = [job.prediction.task_id for job in jobs]
         deleted = self._records.deleted_among(jobs[0].project_id, task_ids) if jobs else set()
@@ -118,18 +120,25 @@ class Writer:
             if job.prediction.task_id in deleted:
                 outcomes[id(job)] = JobCancelled(f"task {job.prediction.task_id} was deleted")
             elif mark == "written":
-                outcomes[id(job)] = self._replace(job)
+                written.append(job)
             elif mark == "posting" or recent or job.verify or job.asked_at_s < started_s:
                 doubtful.append(job)
             else:
                 todo.append(job)
         stored, missing = self._look_up(doubtful, outcomes)
         self._settle(stored, outcomes)
+        self._replace(written, outcomes)
         return todo + missing
 
     def _look_up(self, jobs: list[WriteBackJob], outcomes: Outcomes) -> tuple[list[WriteBackJob], list[WriteBackJob]]:
         """Those whose prediction Label Studio has, and those whose it has not; of the others, the error."""
         found: dict[bool, list[WriteBackJob]] = {True: [], False: []}
+        for job, held in self._ask(jobs, outcomes):
+            found[job.prediction.model_version in held].append(job)
+        return found[True], found[False]
+
+    def _ask(self, jobs: list[WriteBackJob], outcomes: Outcomes) -> Iterator[tuple[WriteBackJob, Held]]:
+        """Each job with what its task holds, many of them a request; of those that cannot be told, the error."""
         for start in range(0, len(jobs), LOOK_UP):
             some = jobs[start : start + LOOK_UP]
             try:
@@ -138,13 +147,13 @@ class Writer:
                 outcomes.update({id(job): error for job in some})
                 continue
             for job in some:
+                task_id = job.prediction.task_id
                 try:
-                    found[self._is_stored(job, held)].append(job)
+                    yield job, held[task_id] if task_id in held else self._store.versions_of(task_id)
                 except GroundcrewError as error:
                     outcomes[id(job)] = error
-        return found[True], found[False]
 
-    def _versions(self, jobs: list[WriteBackJob]) -> Mapping[int, Set[str]]:
+    def _versions(self, jobs: list[WriteBackJob]) -> Mapping[int, Held]:
         """Of each task the versions of its predictions; what is missing has to be asked for alone."""
         if len(jobs) == 1:
             return {}
@@ -152,10 +161,6 @@ class Writer:
             return self._store.versions(jobs[0].project_id, [job.prediction.task_id for job in jobs])
         except LabelStudioRefused:  # perhaps for the sake of one of them
             return {}
-
-    def _is_stored(self, job: WriteBackJob, held: Mapping[int, Set[str]]) -> bool:
-        task_id, version = job.prediction.task_id, job.prediction.model_version
-        return version in held[task_id] if task_id in held else self._store.holds(task_id, version)
 
     def _post(self, project_id: int, jobs: list[WriteBackJob], outcomes: Outcomes) -> None:
         """One request; a refusal of many is narrowed down by halves, so that one bad task spoils no other."""
@@ -186,13 +191,20 @@ class Writer:
 
     def _settle(self, stored: list[WriteBackJob], outcomes: Outcomes) -> None:
         self._results.mark_written(stored)
-        outcomes.update({id(job): self._replace(job) for job in stored})
+        self._replace(stored, outcomes)
 
-    def _replace(self, job: WriteBackJob) -> GroundcrewError | None:
-        """The new prediction is stored: the one it replaces may go. An error makes the job come back for just this."""
-        if job.replaces:
-            try:
-                self._store.remove(job.prediction.task_id, job.replaces)
-            except GroundcrewError as error:
-                return error
+    def _replace(self, stored: list[WriteBackJob], outcomes: Outcomes) -> None:
+        """What these replace may go, now that they are stored. An error makes a job come back for just this.
+
+        Label Studio deletes many at once by task only, with whatever else a task holds, or by version in all tasks.
+        """
+        outcomes.update({id(job): None for job in stored if not job.replaces})
+        for job, held in self._ask([job for job in stored if job.replaces], outcomes):
+            outcomes[id(job)] = self._delete(held.get(job.replaces, ()))
+
+    def _delete(self, prediction_ids: Sequence[int]) -> GroundcrewError | None:
+        try:
+            self._store.delete(prediction_ids)
+        except GroundcrewError as error:
+            return error
         return None

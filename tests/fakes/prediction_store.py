@@ -21,6 +21,8 @@ class FakePredictionStore:
         self.on_store: Callable[[], object] = lambda: None  #: what happens elsewhere during the request
         self.down = False
         self.refuses_removal = False
+        self.stuck: set[int] = set()  #: ids that cannot be deleted now
+        self.on_delete: Callable[[], object] = lambda: None
         self.lose_answer = False  #: store, but let the answer get lost once
 
     def store(self, project_id: int, predictions: Sequence[Prediction]) -> int:
@@ -37,30 +39,35 @@ class FakePredictionStore:
             raise LabelStudioUnreachable("the answer was lost")
         return len(kept)
 
-    def versions(self, project_id: int, task_ids: Sequence[int]) -> dict[int, set[str]]:
+    def versions(self, project_id: int, task_ids: Sequence[int]) -> dict[int, dict[str, list[int]]]:
         self.look_ups.append(len(task_ids))
         if self.down or self.slow_tasks & set(task_ids):
             raise LabelStudioUnreachable("down")
         if self.refuses_lists:
             raise LabelStudioRefused("Label Studio answered 414")
-        known: dict[int, set[str]] = {task_id: set() for task_id in task_ids if task_id not in self.unknown_tasks}
-        for one in self.stored:
-            if one.task_id in known:
-                known[one.task_id].add(one.model_version)
-        return known
+        return {task_id: self._held(task_id) for task_id in task_ids if task_id not in self.unknown_tasks}
 
-    def holds(self, task_id: int, model_version: str) -> bool:
+    def versions_of(self, task_id: int) -> dict[str, list[int]]:
         self.look_ups.append(1)
         if self.down:
             raise LabelStudioUnreachable("down")
         if task_id in self.unknown_tasks:
             raise LabelStudioRefused("Label Studio answered 400")
-        return any(p.task_id == task_id and p.model_version == model_version for p in self.stored)
+        return self._held(task_id)
 
-    def remove(self, task_id: int, model_version: str) -> None:
-        if self.refuses_removal:
+    def _held(self, task_id: int) -> dict[str, list[int]]:
+        """By version the ids, which are those of the objects."""
+        held: dict[str, list[int]] = {}
+        for one in self.stored:
+            if one.task_id == task_id:
+                held.setdefault(one.model_version, []).append(id(one))
+        return held
+
+    def delete(self, prediction_ids: Sequence[int]) -> None:
+        self.on_delete()
+        if self.refuses_removal or self.stuck & set(prediction_ids):
             raise LabelStudioUnreachable("down")
-        self.stored = [p for p in self.stored if (p.task_id, p.model_version) != (task_id, model_version)]
+        self.stored = [p for p in self.stored if id(p) not in prediction_ids]
 
     def tasks(self) -> list[int]:
         return sorted(p.task_id for p in self.stored)

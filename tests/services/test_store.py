@@ -40,7 +40,7 @@ def prediction(task_id, label="red circle", boxes=1, version="v"):
 def test_what_fits_is_stored_alone_or_with_others(connection, label_studio, project, tasks, count):
     assert connection.store(project, [prediction(task) for task in tasks[:count]]) == count
     assert sorted(one.task for one in label_studio.predictions(project)) == tasks[:count]
-    assert connection.holds(tasks[0], "v")
+    assert list(connection.versions_of(tasks[0])) == ["v"]
 
 
 def test_an_image_without_a_box_is_stored_too(connection, label_studio, project, tasks):
@@ -60,14 +60,25 @@ def test_what_many_tasks_hold_is_said_at_once(connection, label_studio, project,
     label_studio.delete_tasks(project, [tasks[3]])
 
     # then one request says so, and names no task that was not asked for
-    assert connection.versions(project, tasks[:1] + tasks[2:]) == {tasks[0]: {"v", "other"}, tasks[2]: set()}
+    held = connection.versions(project, tasks[:1] + tasks[2:])
+    assert {task: set(versions) for task, versions in held.items()} == {tasks[0]: {"v", "other"}, tasks[2]: set()}
+    assert {one: connection.versions_of(one) for one in (tasks[0], tasks[2])} == held
     assert connection.versions(project, []) == {}
+
+
+def test_what_is_deleted_is_of_one_version_and_once_is_enough(connection, label_studio, project, tasks):
+    connection.store(project, [prediction(tasks[0]), prediction(tasks[0], version="other"), prediction(tasks[1])])
+    ids = connection.versions(project, tasks)[tasks[0]]["v"]
+    connection.delete(ids)
+    connection.delete(ids)  # as where someone was faster
+    assert connection.versions(project, tasks[:2]).keys() == set(tasks[:2])
+    assert [list(connection.versions_of(task)) for task in tasks[:2]] == [["other"], ["v"]]
 
 
 def test_asking_what_tasks_hold_asks_no_backend_for_boxes(connection, label_studio, project, tasks, stub_backend):
     label_studio.connect_backend(project, stub_backend.url, title="stub")
     label_studio.predict_automatically(project)
-    assert connection.versions(project, tasks) == {task: set() for task in tasks}
+    assert connection.versions(project, tasks) == {task: {} for task in tasks}
     assert stub_backend.bodies("/predict") == []
 
 
@@ -81,7 +92,7 @@ def test_an_unknown_task_is_refused(connection, label_studio, project, tasks, co
 @pytest.mark.parametrize("ask", [
     lambda connection: connection.versions(1, [1, 2]),
     lambda connection: connection.store(1, [prediction(1), prediction(2)]),
-    lambda connection: connection.holds(1, "v"),
+    lambda connection: connection.versions_of(1),
 ])  # fmt: skip
 def test_a_token_that_ended_early_fails_one_request(ask):
     with FaultyLabelStudio.start() as fake:

@@ -136,6 +136,53 @@ def test_a_new_prediction_takes_the_place_of_the_old_versions_one(make_writer, s
     assert sorted((p.task_id, p.model_version == "old") for p in store.stored) == [(1, False), (2, True)]
 
 
+def test_what_many_replace_is_asked_for_together(make_writer, store):
+    # given tasks whose old predictions go, one that has none, and one that keeps its own
+    jobs = [write_job(n, replaces="old") for n in range(2 * LOOK_UP)] + [write_job(500)]
+    old = [job.prediction.model_copy(update={"model_version": "old"}) for job in jobs[1:]]
+    store.stored = [*old, old[5].model_copy()]
+
+    # when
+    assert make_writer().write(1, jobs) == [None] * len(jobs)
+
+    # then
+    assert (store.requests, store.look_ups) == ([len(jobs)], [LOOK_UP, LOOK_UP])
+    assert [p.task_id for p in store.stored if p.model_version == "old"] == [500]
+    assert store.tasks() == sorted([*range(2 * LOOK_UP), 500, 500])
+
+
+def test_what_replaces_is_stored_before_anything_is_deleted(make_writer, store):
+    job = write_job(1, replaces="old")
+    store.stored = [job.prediction.model_copy(update={"model_version": "old"})]
+    at_deletion = []
+    store.on_delete = lambda: at_deletion.append([p.model_version for p in store.stored])
+    write(make_writer(), job)
+    assert at_deletion == [["old", job.prediction.model_version]]
+
+
+def test_of_many_replaced_one_that_cannot_be_deleted_now_comes_back_alone(make_writer, store):
+    jobs = [write_job(n, replaces="old") for n in range(5)]
+    store.stored = [job.prediction.model_copy(update={"model_version": "old"}) for job in jobs]
+    store.stuck = {id(store.stored[3])}
+    ends = make_writer().write(1, jobs)
+    assert [n for n, end in enumerate(ends) if end is not None] == [3]
+    assert ends[3].retry
+
+    # and the next time nothing is written twice
+    store.stuck = set()
+    assert make_writer().write(1, [jobs[3]]) == [None]
+    assert store.tasks() == list(range(5))
+    assert {p.model_version for p in store.stored} == {jobs[0].prediction.model_version}
+
+
+def test_where_the_list_is_refused_old_ones_go_by_asking_for_each_task(make_writer, store):
+    store.refuses_lists = True
+    jobs = [write_job(n, replaces="old") for n in range(3)]
+    store.stored = [job.prediction.model_copy(update={"model_version": "old"}) for job in jobs]
+    assert make_writer().write(1, jobs) == [None] * 3
+    assert store.tasks() == [0, 1, 2]
+
+
 def test_the_old_one_goes_in_the_end_even_when_label_studio_is_away_in_between(make_writer, store):
     writer, job = make_writer(), write_job(1, replaces="old")
     store.stored = [job.prediction.model_copy(update={"model_version": "old"})]
@@ -163,7 +210,7 @@ def test_jobs_from_before_redis_was_started_are_looked_up_together(make_writer, 
     ends = make_writer().write(1, jobs)
 
     # then
-    assert (ends, store.look_ups) == ([None] * len(jobs), [LOOK_UP, LOOK_UP, 1])
+    assert (ends, store.look_ups) == ([None] * len(jobs), [LOOK_UP, LOOK_UP, 1, 1])
     assert store.tasks() == sorted([*range(len(jobs)), 1])
     assert [p.task_id for p in store.stored if p.model_version == "old"] == [1]
 

@@ -59,7 +59,7 @@ def test_a_name_server_that_hangs_holds_the_writer_no_longer_than_its_limit(sile
     known = {"LABEL_STUDIO_URL": "http://studio.example.org:8080", "LABEL_STUDIO_API_KEY": "a-legacy-token"}
     label_studio = LabelStudio(read_settings(known))
     label_studio.prepare()
-    for ask in (lambda: label_studio.store(1, [EMPTY, EMPTY]), lambda: label_studio.holds(1, "v")):
+    for ask in (lambda: label_studio.store(1, [EMPTY, EMPTY]), lambda: label_studio.versions_of(1)):
         began_s = time.monotonic()
         with pytest.raises(LabelStudioUnreachable) as raised:
             ask()
