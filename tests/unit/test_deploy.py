@@ -21,6 +21,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 KUBERNETES = REPOSITORY / "deploy" / "kubernetes"
 KUBERNETES_VERSION = "1.30"
 COMPOSE = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())
+KERNELS = "/var/cache/triton"
 OURS = ("api", "worker", "writer", "trainer", "flower", "crew")
 #: Names in x-settings that are no settings of ours
 KNOWN = {name.upper() for name in Settings.model_fields} | {f"{name.upper()}_FILE" for name in SECRETS}
@@ -51,7 +52,9 @@ def test_images_run_as_a_number_that_is_not_root_and_check_their_health(name):
     assert "USER 10001" in lines  # Kubernetes can tell from a number alone that it is not root
     assert any(line.startswith("HEALTHCHECK") for line in lines)
     last_stage = "\n".join(lines).rpartition("\nFROM ")[2]
-    assert not any(tool in last_stage for tool in ("gcc", "build-essential", "pip install"))
+    assert not any(tool in last_stage for tool in ("build-essential", "g++", "make ", "pip install"))
+    # Triton compiles where the worker runs (tests/services/test_image_compiles.py), and nothing else may
+    assert ("gcc" in last_stage) == (name == "Dockerfile.gpu")
     assert last_stage.index("/venv /venv") < last_stage.index("COPY contract"), "code changes must not install again"
 
 
@@ -64,6 +67,14 @@ def test_our_services_run_hardened(service):
     assert (found["read_only"], found["cap_drop"], found["init"]) == (True, ["ALL"], True)
     assert found["security_opt"] == ["no-new-privileges:true"]
     assert "/tmp" in found["tmpfs"]
+
+
+@pytest.mark.parametrize("service", OURS)
+def test_no_tmpfs_but_that_for_kernels_allows_execution(service):
+    options = dict(mount.partition(":")[::2] for mount in COMPOSE["services"][service]["tmpfs"])
+    executable = [folder for folder, given in options.items() if "exec" in given.split(",")]
+    assert executable == ([KERNELS] if service in ("worker", "trainer") else [])
+    assert f"TRITON_CACHE_DIR={KERNELS}" in (REPOSITORY / "Dockerfile.gpu").read_text()
 
 
 def test_a_stopped_worker_has_time_to_finish():
@@ -213,6 +224,19 @@ def test_pods_may_run_where_only_restricted_ones_may():
         assert container["securityContext"] == {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True,
                                                 "capabilities": {"drop": ["ALL"]}}  # fmt: skip
         assert "limits" in container["resources"]
+
+
+def test_pods_with_a_gpu_have_a_place_for_what_triton_compiles():
+    pods = [doc["spec"]["template"]["spec"] for _, doc in PLAIN if "template" in doc.get("spec", {})]
+    pods.append(KEDA["ScaledJob"]["spec"]["jobTargetRef"]["template"]["spec"])
+    for pod in pods:
+        (container,) = pod["containers"]
+        mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+        volumes = {volume["name"]: volume for volume in pod["volumes"]}
+        if "nvidia.com/gpu" in container["resources"]["limits"]:
+            assert volumes[mounts[KERNELS]]["emptyDir"] == {}
+        else:
+            assert KERNELS not in mounts
 
 
 def test_labels_of_services_policies_and_budgets_select_pods():
