@@ -184,6 +184,18 @@ def test_tiles_are_files_with_the_pixels_that_prediction_sees(dataset, tmp_path)
     assert [sample.image_path.name for sample in samples[2:]] == ["large.png", "small.png"], "whole images: no copies"
 
 
+@pytest.mark.slow
+def test_an_image_that_a_raised_limit_lets_through_is_cut_too(dataset, tmp_path):
+    """IMAGE_LIMIT_PX is 64 million by default: this one has 65, in one colour."""
+    Image.new("L", (13000, 5000)).save(tmp_path / "huge.png")
+    image = DatasetImage(14, "huge.png", 13000, 5000, "train", (LabelledBox(100, 100, 50, 50, 1),))
+    huge = dataclasses.replace(dataset, images=(image,), tiles=TileLook(Tiling(1000, 0.0, False), 0.3))
+
+    samples = cut(huge, tmp_path / "tiles").split("train")
+
+    assert [list(sample.category_ids) for sample in samples].count([1]) == 1
+
+
 def test_images_to_measure_with_stay_whole(dataset, tmp_path):
     data = cut(dataset, tmp_path / "tiles")
 

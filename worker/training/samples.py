@@ -21,7 +21,8 @@ from worker.dataset import Category
 from worker.images import Pixels, decode_image
 from worker.tiles import TileLook
 
-IMAGE_LIMIT_PX = 64_000_000  #: as the default of the settings
+IMAGE_LIMIT_PX = 64_000_000  #: of replayed images; as the default of the settings
+ANY_SIZE_PX = 2**62  #: the export has refused what is larger than the settings allow, which may be more than that
 
 
 class SampleLike(Protocol):
@@ -77,9 +78,9 @@ def read_pixels(path: Path) -> Pixels:
     """(H, W, 3) RGB, turned as Label Studio shows it.
 
     Raises:
-        ImageUnreadable, ImageTooLarge; OSError if there is no such file.
+        ImageUnreadable, ImageTooLarge (by Pillow's own limit); OSError if there is no such file.
     """
-    return decode_image(path.read_bytes(), limit_px=IMAGE_LIMIT_PX)
+    return decode_image(path.read_bytes(), limit_px=ANY_SIZE_PX)
 
 
 def write_samples(path: Path, data: TrainingData) -> None:
