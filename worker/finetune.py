@@ -27,6 +27,7 @@ from contract.finetune import FinetuneJob, FinetuneRecords, Start
 from contract.leases import TTL_S, Lease
 from contract.settings import Settings, to_environment
 from worker.finetune_process import LEFT_EXIT_CODE
+from worker.gpu_seats import stand_up
 from worker.stages import work_directory
 
 log = logging.getLogger(__name__)
@@ -129,8 +130,14 @@ class _Watch:
     def _clean_up(self, end: Callable[[], bool]) -> None:
         """Say how the job ended, and drop what its process left."""
         if not self._lost.is_set():
+            stand_up(self._trainer.client, self._gpus(), self._job.id)  # a process that was killed freed nothing
             end()
             shutil.rmtree(work_directory(self._trainer.settings, self._job.id), ignore_errors=True)
+
+    def _gpus(self) -> list[str]:
+        """UUIDs of those that its process has leased."""
+        known = str(self._records.get(self._job.id).get("gpus", ""))
+        return known.split(",") if known else []
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:

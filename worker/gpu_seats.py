@@ -1,6 +1,6 @@
 """Seats on GPUs, in Redis: which are taken, where one more process would sit best, and how it sits down.
 
-Called by: worker.gpu_lease. Must not import: torch, which would start CUDA.
+Called by: worker.gpu_lease, worker.finetune. Must not import: torch, which would start CUDA.
 Predictions and trainings have seats of their own on each GPU: a training keeps no worker out, but not the other way
 round. Example: `places = find_places(client, list_gpus(), Guest("a1b2", training=False, shares=True)); places[0].gpu`
 """
@@ -75,3 +75,11 @@ def sit_down(client: redis.Redis, places: Sequence[Place], guest: Guest, ttl_s: 
     """
     was_free = [key for place in places for key in place.was_free]
     return acquire_all(client, [place.seat for place in places], owner=guest.owner, ttl_s=ttl_s, unless_held=was_free)
+
+
+def stand_up(client: redis.Redis, uuids: Sequence[str], job_id: str) -> None:
+    """End the leases that a training has on these GPUs, whichever process took them. Raises redis.RedisError."""
+    keys = [key for uuid in uuids for key in seat_keys(uuid, training=True)]
+    for key, owner in zip(keys, owners(client, keys), strict=True):
+        if owner == job_id:
+            Lease(client, key, owner=job_id).release()

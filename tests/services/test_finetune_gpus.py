@@ -86,6 +86,23 @@ def test_where_all_are_taken_it_waits_visibly_and_is_cancelled_at_once(settings_
     assert processes_about(job.id) == []
 
 
+def test_one_that_is_cancelled_by_kill_9_frees_its_gpu_at_once(settings_with, client, records, annotated):
+    # given a training whose first update goes on for minutes, with no look at the flag in between
+    job = ask_for(records, annotated, batch_size=2000, chunk_size=4, iterations=2)
+    settings = settings_with("wait")
+    trainer = start_trainer(settings, job, gpus=GPUS)
+    begun = settings.local_model_dir / ".work" / job.id / "train" / "losses.jsonl"
+    wait_until(begun.exists, "the training", lambda: str(records.get(job.id)))
+    assert gpus_of(client, job) == ["GPU-0"]
+
+    # when / then
+    records.cancel_request(job.id)
+    wait_until(lambda: records.get(job.id)["state"] == "cancelled", "the end", deadline_s=CANCEL_LIMIT_S)
+    assert gpus_of(client, job) == []
+    _, log = trainer.communicate(timeout=30)
+    assert "its process is killed" in log
+
+
 def test_with_refuse_it_fails_with_what_to_do(settings_with, client, records, annotated):
     put_workers(client, *GPUS)
     job = ask_for(records, annotated, **QUICK)
