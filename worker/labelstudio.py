@@ -160,7 +160,10 @@ class LabelStudio:
         return str(self._call(lambda: self._sdk.projects.get(id=project_id)).label_config or "")
 
     def delete(self, prediction_ids: Sequence[int]) -> None:
-        """Delete these predictions, one by one as Label Studio wants it; those that are gone already are no error."""
+        """Delete these predictions, one by one as Label Studio wants it; those that are gone already are no error.
+
+        In 2 or 4 threads 200 took it no less time (1.23.2 on SQLite), and a tenth to a fifth more of its processor.
+        """
         for prediction_id in prediction_ids:
             self._send("DELETE", f"predictions/{prediction_id}/", httpx.codes.NO_CONTENT, httpx.codes.NOT_FOUND)
 
