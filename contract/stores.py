@@ -153,12 +153,13 @@ def _exists(ref: str) -> str:
     return f"version {ref} exists already, and versions never change; choose another name"
 
 
-def _cannot_write(what: str, error: OSError) -> str:
-    return f"MODEL_DIR: {what} cannot be written: {error.strerror or error}; free space or fix access, then try again"
+def _cannot_write(what: str, error: Exception) -> str:
+    problem = getattr(error, "strerror", None) or error
+    return f"MODEL_DIR: {what} cannot be written: {problem}; free space or fix access, then try again"
 
 
 class RemoteStore:
-    """Versions behind an fsspec URL.
+    """Versions behind an fsspec URL. Missing keys or a lost connection are no OSError in what its client raises.
 
     There is no rename, so card.json is uploaded last. A job's lease keeps two publishers of one version apart;
     without it their files could mix, which the checksums would refuse.
@@ -174,7 +175,7 @@ class RemoteStore:
         self._fs.invalidate_cache()
         try:
             found = self._fs.glob(f"{self._root}/versions/*/{CARD}")
-        except OSError as error:
+        except Exception as error:
             raise RegistryError(f"MODEL_DIR: {self._root} cannot be listed: {error}") from error
         return sorted(str(path).split("/")[-2] for path in found)
 
@@ -271,7 +272,7 @@ class RemoteStore:
             return bytes(self._fs.cat_file(f"{self._root}/{name}"))
         except FileNotFoundError:
             return None
-        except OSError as error:
+        except Exception as error:
             raise RegistryError(f"MODEL_DIR: {self._root}/{name} cannot be read: {error}") from error
 
     def _put(self, name: str, content: Path | bytes, mode: str = "overwrite") -> None:
@@ -284,5 +285,5 @@ class RemoteStore:
                 self._fs.put_file(str(content), path)
         except FileExistsError:
             raise
-        except OSError as error:
+        except Exception as error:
             raise RegistryError(_cannot_write(name, error)) from error

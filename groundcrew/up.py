@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import signal
 import sys
 import threading
@@ -34,6 +35,7 @@ GRACE_S = 30.0
 API_THREADS = 32  #: each waiting /predict of an opened task holds one
 HEALTHY_AFTER_S = 30.0  #: a child that lived this long is restarted without delay
 MOST_PAUSE_S = 30.0  #: between an early death and the next start
+STORE_VARIABLES = ("AWS_", "AZURE_", "FSSPEC_", "GOOGLE_")  #: how their names begin
 WORKER_FATAL_CODES = frozenset({78})  #: EX_CONFIG, see worker/__main__.py
 API_FATAL_CODES = frozenset({1, 3})  #: gunicorn's: the port is taken; the application does not load
 
@@ -99,7 +101,7 @@ class Up:
         with ExitStack() as stack:
             stack.enter_context(_only_one())
             settings = self._with_redis(stack)
-            env = bare_environment(to_environment(settings))
+            env = bare_environment(to_environment(settings) | _store_keys(settings))
             parts = [Part(name, command, env) for name, command in part_commands(settings, self._workers)]
             for part in parts:  # stopped in reverse: API first, then writer and workers, Redis last
                 stack.callback(lambda part=part: part.child.stop(grace_s=GRACE_S))
@@ -172,6 +174,12 @@ def _only_one() -> Iterator[None]:
         except BlockingIOError:
             raise CannotStart("a crew is running in this directory already; stop it, or start in another one") from None
         yield
+
+
+def _store_keys(settings: Settings) -> dict[str, str]:
+    """What a MODEL_DIR in a bucket is opened with, as any tool of its cloud takes it from the environment."""
+    wanted = settings.model_dir_is_remote
+    return {name: value for name, value in os.environ.items() if wanted and name.startswith(STORE_VARIABLES)}
 
 
 def _write_state(settings: Settings, url: str) -> None:

@@ -26,14 +26,6 @@ GIGABYTES = "it downloads gigabytes"
 NOT_RUN = {
     "make install": f"{GIGABYTES}; CI does exactly this before any test",
     "groundcrew demo": "it installs and starts a Label Studio of its own; tests/services/test_demo.py runs it",
-    "ML_BLOCK_LOCAL_IP=false SSRF_PROTECTION_ENABLED=false label-studio start":
-        "the tests have a Label Studio already, started in this way by groundcrew/label_studio/server.py",
-    "label-studio-ml start backend --with device=cpu --port 8003":
-        "label-studio-ml needs an environment of its own; tests/services/test_old_command.py runs it there",
-    "MODEL_DIR=s3://my-bucket/models groundcrew up":
-        "it needs a bucket; tests/services/test_registry_s3.py uses one on a real S3 server",
-    "groundcrew finetune --project 1 --set processes=2":
-        "it needs two GPUs; tests/services/test_train_ddp.py trains in two processes on a CPU, which takes minutes",
     "pip download --dest wheels torch==2.13.0": f"{GIGABYTES}; the names and the version are looked up",
     "python3 -m venv .venv": "it needs the folder of wheels of the block before; its extras are looked up",
     "deploy/get_weights --download-only":

@@ -2,8 +2,9 @@
 
 Called by: pytest. Must not import: backend, worker.
 A page becomes one script, so that its variables last. `groundcrew up` runs in the background until the page ends,
-or the next `up`; a fine-tune makes two steps. Real things stand where a page names what a reader has: Label Studio for
-http://localhost:8080, an annotated project for number 1, the tiny model for MM Grounding DINO's files.
+or the next `up`; other servers, until they answer; a fine-tune makes two steps. Real things stand where a page names
+what a reader has: Label Studio for http://localhost:8080, an annotated project for number 1, the tiny model for MM
+Grounding DINO's files, a bucket on an S3 server of our own.
 Example: .venv/bin/python -m pytest tests/services/test_docs.py -k quickstart
 """
 
@@ -12,10 +13,11 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
+import fsspec
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -25,9 +27,11 @@ from groundcrew.child import bare_environment, free_port
 from groundcrew.demo.scenes import make_images
 from tests.docs_blocks import DOCS, REPOSITORY, RUN_PAGES, Block, read_blocks
 from tests.services.machine import absent
+from tests.services.old_tool import old_tool_path
+from tests.services.s3_server import serve_s3
 from tests.services.trainers import QUICK, annotate
 
-PAGE_DEADLINE_S = 300
+PAGE_DEADLINE_S = 600  #: a busy machine with two cores takes six times as long as a quiet one
 TINY = ZOO / "tiny-shapes"
 WEIGHTS = "grounding_dino_swin-t_pretrain_obj365_goldg_grit9m_v3det"
 PROLOGUE = r"""
@@ -55,6 +59,27 @@ python() {
   done
   kill $! && wait $!
 }
+serve() {  # a signal and a URL, then a command that serves it: runs until it answers
+  local signal=$1 url=$2
+  shift 2
+  setsid "$@" > served.log 2>&1 &
+  until command python -c 'import sys, urllib.request; urllib.request.urlopen(sys.argv[1])' "$url" 2> /dev/null; do
+    kill -0 $! 2> /dev/null || { cat served.log; return 1; }
+    sleep 0.5
+  done
+  kill "-$signal" -- "-$!" && { wait $! || true; }
+}
+label-studio() {
+  mkdir label-studio-data
+  cp "$DOCS_VENV"/fresh-*.sqlite3 label-studio-data/label_studio.sqlite3
+  COLLECT_ANALYTICS=false LATEST_VERSION_CHECK=false SENTRY_DSN= FRONTEND_SENTRY_DSN= LABEL_STUDIO_PORT=$DOCS_PORT \
+    LABEL_STUDIO_BASE_DATA_DIR=$PWD/label-studio-data serve TERM "http://127.0.0.1:$DOCS_PORT/health" \
+    "$DOCS_VENV/bin/label-studio" "$@" --no-browser --internal-host 127.0.0.1
+}
+label-studio-ml() {
+  ln -s "$DOCS_REPOSITORY/backend" backend
+  PATH=$DOCS_OLD_PATH serve INT "http://127.0.0.1:$DOCS_PORT/health" label-studio-ml "$@"
+}
 """
 
 
@@ -76,14 +101,28 @@ def checkpoint(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def real_things(tmp_path, checkpoint, redis_url, label_studio_server, label_studio_token) -> dict[str, str]:
+def bucket(tmp_path) -> Iterator[dict[str, str]]:
+    """Variables that lead to an S3 server with the bucket of the how-to."""
+    with serve_s3(tmp_path) as access:
+        keys = {"key": access["AWS_ACCESS_KEY_ID"], "secret": access["AWS_SECRET_ACCESS_KEY"]}
+        fsspec.filesystem("s3", endpoint_url=access["AWS_ENDPOINT_URL"], **keys).mkdir("my-bucket")
+        yield access
+
+
+@pytest.fixture
+def port() -> str:
+    return str(free_port())
+
+
+@pytest.fixture
+def real_things(tmp_path, checkpoint, redis_url, port, label_studio_server, label_studio_token) -> dict[str, str]:
     """What stands in the pages -> what is there in its place; longer ones first."""
     return {
         f"weights/{WEIGHTS}_20231204_095047-b448804b.pth": str(checkpoint), WEIGHTS: f"{TINY}/config.py",
         "weights/bert-base-uncased": f"{TINY}/bert", "redis://:PASSWORD@redis.example.org:6379/0": redis_url,
         "http://label-studio.example.org": label_studio_server.url, "http://localhost:8080": label_studio_server.url,
         "YOUR_TOKEN": label_studio_token, "/mnt/shared/models": f"{tmp_path}/shared", "/mnt/images": str(tmp_path),
-        "/srv/label-studio": str(tmp_path),
+        "/srv/label-studio": str(tmp_path), "--port 8003": f"--port {port}",
     }  # fmt: skip
 
 
@@ -103,13 +142,17 @@ def _distinct_pages() -> dict[str, str]:
 
 @pytest.mark.timeout(PAGE_DEADLINE_S + 60)
 @pytest.mark.parametrize("page", [pytest.param(page, id=names) for page, names in _distinct_pages().items()])
-def test_every_block_of_the_page_runs(page, tmp_path, project, real_things, label_studio_server, label_studio_token):
+def test_every_block_of_the_page_runs(page, tmp_path, request, project, port, real_things, label_studio_venv,
+                                      label_studio_server, label_studio_token):  # fmt: skip
     script = PROLOGUE + "\n".join(_as_script(block, real_things, project) for block in _run_blocks(page))
     environment = bare_environment({
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1",
-        "TORCH_THREADS": "1", "DOCS_REPOSITORY": str(REPOSITORY), "DOCS_PORT": str(free_port()),
+        "TORCH_THREADS": "1", "DOCS_REPOSITORY": str(REPOSITORY), "DOCS_PORT": port,
+        "DOCS_VENV": str(label_studio_venv),
+        "DOCS_OLD_PATH": old_tool_path() if "label-studio-ml start" in script else "",
         "DOCS_LABEL_STUDIO": f"{label_studio_server.url} {label_studio_token} {project}",
         "DOCS_QUICK": " ".join(f"--set {name}={value}" for name, value in QUICK.items()),
+        **(request.getfixturevalue("bucket") if "s3://" in script else {}),
     })  # fmt: skip
 
     ended = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, timeout=PAGE_DEADLINE_S, text=True,

@@ -6,10 +6,8 @@ Example: .venv/bin/python -m pytest tests/services/test_old_command.py
 """
 
 import base64
-import os
 import signal
 import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -20,25 +18,14 @@ from groundcrew.boxes import add_up, box_of_region, compare
 from groundcrew.child import Child, bare_environment, free_port
 from groundcrew.crew import STOP_GRACE_S
 from groundcrew.demo.scenes import DemoImage, make_images, make_label_config
-from tests.services.machine import REPOSITORY, absent
+from tests.services.machine import REPOSITORY
+from tests.services.old_tool import old_tool_path
 from tests.services.waiting import wait_until
-
-#: It imports the last three without declaring them.
-PACKAGES = ("label-studio-ml==1.0.9", "redis", "rq", "boto3")
-VENV = REPOSITORY / ".venv-label-studio-ml"
 
 
 @pytest.fixture(scope="module")
 def old_path() -> str:
-    """PATH as it is in that tool's activated virtual environment, which is made on first use."""
-    marker = VENV / f".{PACKAGES[0]}-installed"
-    if not marker.exists():
-        for command in ([sys.executable, "-m", "venv", str(VENV)], [str(VENV / "bin" / "pip"), "install", *PACKAGES]):
-            finished = subprocess.run(command, capture_output=True, text=True)
-            if finished.returncode:
-                absent(f"label-studio-ml ({finished.stdout[-500:]} {finished.stderr[-500:]})")
-        marker.touch()
-    return f"{VENV / 'bin'}:{os.environ['PATH']}"
+    return old_tool_path()
 
 
 def start_command(*arguments: str) -> list[str]:

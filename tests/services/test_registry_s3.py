@@ -8,8 +8,6 @@ Example: pytest tests/services/test_registry_s3.py
 import subprocess
 import sys
 import threading
-import urllib.error
-import urllib.request
 
 import fsspec
 import pytest
@@ -17,10 +15,10 @@ import pytest
 from contract.errors import CheckpointRefused, RegistryError
 from contract.registry import Registry
 from contract.settings import read_settings
-from groundcrew.child import Child, bare_environment, free_port
+from groundcrew.child import bare_environment
 from tests.fakes.versions import CONTENT, card, version_files
 from tests.services.machine import REPOSITORY
-from tests.services.waiting import wait_until
+from tests.services.s3_server import serve_s3
 
 pytestmark = pytest.mark.services
 
@@ -32,24 +30,8 @@ CROWD = 5
 @pytest.fixture(scope="module")
 def access(tmp_path_factory):
     """Variables that lead boto to a server of our own, which holds an empty bucket."""
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    server = Child.start(command, log_path=tmp_path_factory.mktemp("s3") / "moto.log", env=bare_environment())
-    try:
-        wait_until(lambda: answers(url), "the S3 server", server.log_tail)
-        yield {"AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
-               "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}  # fmt: skip
-    finally:
-        server.stop()
-
-
-def answers(url):
-    try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            return answer.status == 200
-    except (urllib.error.URLError, ConnectionError, TimeoutError):
-        return False
+    with serve_s3(tmp_path_factory.mktemp("s3")) as variables:
+        yield variables
 
 
 @pytest.fixture
@@ -166,3 +148,25 @@ def test_promotions_at_the_same_instant_are_all_in_the_history(open_registry, tm
     # then
     fresh = open_registry("z")
     assert sorted([fresh.current(3).ref, *(fresh.rollback(3) for _ in range(CROWD))]) == sorted([*refs, BASE])
+
+
+@pytest.fixture
+def no_cached_client():
+    """Neither before nor afterwards: a client keeps the keys that it was opened with."""
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    yield
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+
+
+def test_without_keys_reading_and_listing_are_errors_that_name_model_dir(filled, open_registry, monkeypatch,
+                                                                         no_cached_client):  # fmt: skip
+    """What boto raises then is no OSError."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, "/dev/null")
+
+    with pytest.raises(RegistryError, match=r"MODEL_DIR: .* cannot be read: Unable to locate credentials"):
+        open_registry("keyless").current(3)
+    with pytest.raises(RegistryError, match=r"MODEL_DIR: .* cannot be listed"):
+        open_registry("keyless").list(3)
