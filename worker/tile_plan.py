@@ -17,7 +17,8 @@ from worker.tiles import cut_into_tiles
 from worker.training.augment import LEAST_SEEN
 
 #: Tiles without a box, for each tile of the image that shows one. Most of a large photo shows nothing: all of its tiles
-#: would teach little else, and none of them would let the model find things in sand and sky.
+#: would teach little else, and none of them would let the model find things in sand and sky. On pictures half empty,
+#: mAP after 40 updates was 0.868 and 0.879 (two seeds); 0.868 and 0.888 with none of them, 0.861 and 0.869 with all.
 EMPTY_TO_FULL = 1.0
 
 Bounds = tuple[int, int, int, int]  #: left, top, right, bottom
@@ -51,7 +52,9 @@ def plan_tiles(size_px: tuple[int, int], boxes_xyxy_px: NDArray[np.floating], ti
     Tiles without any part of a box are counter-examples, EMPTY_TO_FULL at most, and one at least; `task_id` decides
     which. Measured with the tiny model on shapes that a border cuts (472, of 140 scenes; score 0.3 or more, IoU 0.5):
     of those with less than 0.3 of their width in sight none was found, with 0.3 to 0.4 56 %, with 0.4 to 0.5 71 %, with
-    0.6 and more over 85 %. LEAST_SEEN is 0.4, as for the random cuts of augment.py.
+    0.6 and more over 85 %. LEAST_SEEN is 0.4, as for the random cuts of augment.py. Where two labels share a colour, mAP
+    after 40 updates was 0.734 and 0.727 (two seeds), with every part as an example 0.689 and 0.702; with 0.2 0.730, with
+    what is hidden left as background 0.730 (one seed): no difference that such a short training shows.
 
     Args:
         size_px: width and height of the image.
