@@ -23,13 +23,12 @@ from numpy.typing import NDArray
 from contract.errors import TrainingDataError
 from contract.tiling import Tiling
 from worker.files import atomic_file
+from worker.remarks import summarise, warn
 from worker.splits import SPLITS, Split
 from worker.tile_plan import Plan, plan_tiles
 from worker.tiles import TileLook
 
 FILE_NAME = "dataset.json"
-MOST_REMARKS = 3  #: about labels
-NOT_LEARNED = "no box of"  #: how the gravest warnings begin
 Json = dict[str, object]
 
 
@@ -165,7 +164,7 @@ class Dataset:
         """What keeps a class from being learned or measured; none of it stops a training."""
         seen = {(box.category_id, image.split) for image in self.images for box in image.boxes}
         sentences = (
-            _warning(category.name, [split for split in SPLITS if (category.id, split) in seen])
+            warn(category.name, [split for split in SPLITS if (category.id, split) in seen])
             for category in self.categories
         )
         return [sentence for sentence in sentences if sentence]
@@ -173,16 +172,7 @@ class Dataset:
     @property
     def remarks(self) -> list[str]:
         """What a person should hear about this data, a few sentences; dataset.json has all of it."""
-        reasons = Counter(task.reason for task in self.skipped).most_common(1)
-        total = len(self.skipped) + len(self.images)
-        left_out = [
-            f"{len(self.skipped)} of {total} annotated tasks were left out, {count} of them because: {reason}"
-            for reason, count in reasons
-        ]
-        warnings = sorted(self.warnings, key=lambda sentence: not sentence.startswith(NOT_LEARNED))
-        more = len(warnings) - MOST_REMARKS
-        others = [f"{more} more labels lack boxes to learn from, or to measure with"] if more > 0 else []
-        return [*left_out, *warnings[:MOST_REMARKS], *others]
+        return summarise(len(self.images), [task.reason for task in self.skipped], self.warnings)
 
     @cached_property
     def sha256(self) -> str:
@@ -289,16 +279,6 @@ def _image_from_json(row: dict, boxes: tuple[LabelledBox, ...]) -> DatasetImage:
 def _by_split(splits: Iterable[Split]) -> dict[str, int]:
     counted = Counter(splits)
     return {split: counted[split] for split in SPLITS}
-
-
-def _warning(name: str, splits: list[Split]) -> str | None:
-    if not splits:
-        return f'{NOT_LEARNED} "{name}": it is not learned; annotate images that show it'
-    if splits == ["train"]:
-        return f'"{name}" is learned but not measured: annotate more images that show it'
-    if splits == ["val"]:
-        return f'"{name}" is measured but not learned: annotate more images that show it'
-    return None
 
 
 def _dump(value: object) -> bytes:

@@ -23,9 +23,10 @@ from contract.redact import redact
 from contract.tiling import Tiling
 from tests.sentences import REPOSITORY, SIDES, Sentence, read_sentences
 from tests.unit.test_decision import judge, metrics
-from worker.dataset import Category, Dataset, DatasetInfo, SkippedTask, _warning
+from worker.dataset import Category, Dataset, DatasetInfo, SkippedTask
 from worker.decision import Decision, Findings, Rule, decide
 from worker.evaluate import Metrics
+from worker.remarks import warn
 from worker.stages import _counts
 from worker.tiles import TileLook
 
@@ -106,7 +107,7 @@ def test_a_task_without_an_image_says_so_in_chinese(data: dict[str, object]) -> 
 
 @pytest.mark.parametrize("splits", [[], ["train"], ["val"]])
 def test_what_is_wrong_with_the_data_is_said_in_chinese(splits: list[str]) -> None:
-    assert "“car”" in say("data", str(_warning("car", splits)))
+    assert "“car”" in say("data", str(warn("car", splits)))
 
 
 def test_what_was_left_out_of_the_data_is_said_in_chinese_with_its_reason() -> None:
