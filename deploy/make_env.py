@@ -18,7 +18,7 @@ RANDOM = (
     "redis_password", "flower_password", "basic_auth_pass", "webhook_secret", "api_token", "postgres_password",
     "label_studio_password", "grafana_password",
 )  # fmt: skip
-GIVEN = ("label_studio_api_key",)  #: only the reader has it
+GIVEN = ("label_studio_api_key", "aws_credentials")  #: only the reader has them
 KEY_BYTES = 32
 
 

@@ -160,6 +160,7 @@ def test_the_api_image_is_thin():
     look = "import importlib.util as u; print([name for name in ('torch', 'numpy', 'mmdet') if u.find_spec(name)])"
     tried = docker("run", "--rm", "groundcrew-api", "python", "-c", look)
     assert tried.strip() == "[]"
+    docker("run", "--rm", "groundcrew-api", "python", "-c", "import s3fs")  # it reads a registry in a bucket
 
 
 def test_the_doctor_finds_the_deployment_in_order(crew):

@@ -23,8 +23,9 @@ KUBERNETES_VERSION = "1.30"
 COMPOSE = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())
 KERNELS = "/var/cache/triton"
 OURS = ("api", "worker", "writer", "trainer", "flower", "crew")
-#: Names in x-settings that are no settings of ours
-KNOWN = {name.upper() for name in Settings.model_fields} | {f"{name.upper()}_FILE" for name in SECRETS}
+STORE = {"AWS_SHARED_CREDENTIALS_FILE", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL"}  #: boto's, for a MODEL_DIR in a bucket
+#: Names that x-settings may hold
+KNOWN = {name.upper() for name in Settings.model_fields} | {f"{name.upper()}_FILE" for name in SECRETS} | STORE
 
 DOCUMENTS = [
     (path.relative_to(KUBERNETES), document)
@@ -89,6 +90,16 @@ def test_every_variable_that_compose_passes_on_is_a_setting():
     assert set(COMPOSE["x-settings"]) - KNOWN == set()
 
 
+def test_a_registry_in_a_bucket_works_in_both_images_and_is_cached_where_they_may_write():
+    for name in ("Dockerfile.api", "Dockerfile.gpu"):
+        (listed,) = re.findall(r"requirements\.py (.*) > requirements\.txt", (REPOSITORY / name).read_text())
+        assert "s3" in listed.split(), f"{name}: it reads the registry"
+    assert STORE <= set(COMPOSE["x-settings"])
+    assert COMPOSE["x-settings"]["MODEL_CACHE_DIR"] == "/models"
+    base = yaml.safe_load((KUBERNETES / "base" / "kustomization.yaml").read_text())
+    assert "MODEL_CACHE_DIR=/models" in base["configMapGenerator"][0]["literals"]
+
+
 def test_every_variable_of_env_example_is_used_by_compose():
     text = (REPOSITORY / "docker-compose.yml").read_text()
     lines = (REPOSITORY / ".env.example").read_text().splitlines()
@@ -138,7 +149,8 @@ def test_make_env_gives_every_secret_of_compose_a_file_that_containers_can_read(
     assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o644}
     password = (folder / "redis_password").read_text()
     assert (folder / "redis_url").read_text() == f"redis://:{password}@redis:6379/0"
-    texts = [path.read_text() for path in folder.iterdir() if path.name != "label_studio_api_key"]
+    given = {"label_studio_api_key", "aws_credentials"}
+    texts = [path.read_text() for path in folder.iterdir() if path.name not in given]
     assert len(set(texts)) == len(texts)
     assert all(len(text) >= 32 for text in texts)
 
