@@ -15,6 +15,8 @@ from string import Formatter
 SHARED = "parts"  #: section of clauses that stand in the place of a value, such as why most tasks were left out
 BLANKS = {"count": r"\d+"}  #: what fits a {name}; any text fits the others
 FULL_STOP = "。"  #: ends each sentence, but no clause
+MOST_DEPTH = 3  #: clauses within clauses; ours have two, but a value may hold anything
+MOST_CHARACTERS = 1000  #: a longer sentence stays English: matching takes time
 _Form = tuple[re.Pattern[str], str]
 
 
@@ -29,20 +31,17 @@ class Phrases:
 
     def _put(self, code: str, english: str) -> str | None:
         """None for a sentence that nobody wrote; "" for one that says no more than its code does."""
-        return self._find(self._forms.get(code, ()), english)
+        return self._find(self._forms.get(code, ()), english, 0) if len(english) <= MOST_CHARACTERS else None
 
-    def _find(self, forms: Sequence[_Form], english: str) -> str | None:
+    def _find(self, forms: Sequence[_Form], english: str, depth: int) -> str | None:
         for pattern, text in forms:
             if found := pattern.fullmatch(english):
-                return text.format(**{name: self._value(value) for name, value in found.groupdict().items()})
+                return text.format(**{name: self._value(value, depth) for name, value in found.groupdict().items()})
         return None
 
-    def _value(self, english: str) -> str:
-        """A value as it is, unless it is a clause or sentence of ours, which then ends within the one around it.
-
-        It is shorter than what it stood in, so this ends.
-        """
-        clause = self._find(self._clauses, english)
+    def _value(self, english: str, depth: int) -> str:
+        """A value as it is, unless it is a clause or sentence of ours, which then ends within the one around it."""
+        clause = self._find(self._clauses, english, depth + 1) if depth < MOST_DEPTH else None
         return english if clause is None else clause.removesuffix(FULL_STOP)
 
 

@@ -188,6 +188,13 @@ def test_every_phrase_is_still_said() -> None:
 # -- how it works ------------------------------------------------------------------------------------------------------
 
 
+def test_sentences_in_sentences_are_put_as_far_as_ours_go() -> None:
+    # given what no code of ours writes, but a label or the name of a file may hold
+    phrases = Phrases({"c": {"then {rest}": "接着 {rest}"}})
+    assert phrases.put("c", "then " * 150 + "end") == "接着 " * 4 + "then " * 146 + "end"
+    assert phrases.put("c", "then " * 15_000 + "end") is None, "a long one stays English"
+
+
 def test_values_and_clauses_go_along_and_free_text_stays() -> None:
     """A {count} is a whole number, so that of two lists each gets its own."""
     phrases = Phrases({
