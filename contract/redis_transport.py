@@ -1,6 +1,6 @@
 """kombu's Redis transport with fewer trips: messages are taken and acknowledged many at a time.
 
-Called by: kombu, by the names that contract.broker gives it; worker.lane and .intake. Must not import: Celery, Flask.
+Called by: kombu, by the names that contract.broker gives it; worker.intake (TAKE). Must not import: Celery, Flask.
 kombu pops one message a trip, records it as unacknowledged in a second one and acknowledges it in a third: half of a
 worker's processor time. Here one script does all of it for every free slot, and no kill between pop and record loses a
 message. Example: `Connection("redis://127.0.0.1:6379/0").transport_cls is Transport`
@@ -8,11 +8,10 @@ message. Example: `Connection("redis://127.0.0.1:6379/0").transport_cls is Trans
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -72,8 +71,6 @@ class QoS(kombu_redis.QoS):
         self.recorded: set[str] = set()  #: tags that `unacked` holds, of messages that are about to be delivered
         self._acknowledged: deque[str] = deque()
         self._woken = False
-        self._holders = 0
-        self._holding = threading.Lock()
 
     def append(self, message: virtual.Message, delivery_tag: str) -> None:
         if delivery_tag in self.recorded:
@@ -88,29 +85,9 @@ class QoS(kombu_redis.QoS):
         virtual.QoS.ack(self, delivery_tag)  # type: ignore[no-untyped-call]
         if not self.channel.has_loop:
             self.channel.exchange(0)
-        elif not self._woken and not self._holders:
-            self._wake()
-
-    @contextmanager
-    def hold(self) -> Iterator[None]:
-        """The event loop hears of what is acknowledged within at the end, all at once. For short work only."""
-        with self._holding:
-            self._holders += 1
-        try:
-            yield
-        finally:
-            with self._holding:
-                self._holders -= 1
-            if self._acknowledged:  # also if woken already: it may have come round meanwhile, and found this held
-                self._wake()
-
-    def _wake(self) -> None:
-        self._woken = True
-        self.channel.wake()
-
-    @property
-    def is_held(self) -> bool:
-        return self._holders > 0
+        elif not self._woken:
+            self._woken = True
+            self.channel.wake()
 
     @property
     def has_acknowledged(self) -> bool:
@@ -140,7 +117,6 @@ class Channel(kombu_redis.Channel):
 
     QoS = QoS
     _came_round_s = float("-inf")
-    _after: dict[Callable[[], None], None] | None = None  #: to be called once this delivery is over
 
     @cached_property
     def _pooled_client(self) -> redis.Redis:
@@ -170,8 +146,6 @@ class Channel(kombu_redis.Channel):
     def come_round(self) -> None:
         """Acknowledge what is done, and fill the free slots. A BRPOP that waits says that the queues were empty."""
         self._came_round_s = time.monotonic()
-        if self.qos.is_held:
-            return
         free = 0
         if self.active_queues and not self._in_poll:
             free = self.qos.can_consume_max_estimate() or 0
@@ -192,24 +166,11 @@ class Channel(kombu_redis.Channel):
         return [Taken(*three) for three in zip(texts, texts, texts, strict=True)]
 
     def _deliver(self, taken: list[Taken]) -> None:
-        self._after = {}
-        try:
-            for queue, tag, message in taken:
-                if tag:
-                    self.qos.recorded.add(tag)
-                self._queue_cycle.rotate(queue)
-                self.connection._deliver(loads(message), queue)  # type: ignore[no-untyped-call]
-        finally:
-            calls, self._after = self._after, None
-            for call in calls:
-                call()
-
-    def after_delivery(self, call: Callable[[], None]) -> None:
-        """Once all messages of this trip are delivered; at once outside a delivery. From the consumer's thread only."""
-        if self._after is None:
-            call()
-        else:
-            self._after[call] = None
+        for queue, tag, message in taken:
+            if tag:
+                self.qos.recorded.add(tag)
+            self._queue_cycle.rotate(queue)
+            self.connection._deliver(loads(message), queue)  # type: ignore[no-untyped-call]
 
 
 class Poller(kombu_redis.MultiChannelPoller):
@@ -222,10 +183,6 @@ class Poller(kombu_redis.MultiChannelPoller):
             for channel in list(self._channels):
                 channel.come_round()
         super().on_poll_start()  # type: ignore[no-untyped-call]
-
-    def _register_BRPOP(self, channel: Channel) -> None:
-        if not channel.qos.is_held:  # else it would take a single message, and many may be taken in a moment
-            super()._register_BRPOP(channel)  # type: ignore[no-untyped-call]
 
 
 class Transport(kombu_redis.Transport):
@@ -241,21 +198,6 @@ class Transport(kombu_redis.Transport):
     def register_with_event_loop(self, connection: object, loop: Hub) -> None:
         self.loop, self.cycle.with_loop = loop, True
         super().register_with_event_loop(connection, loop)  # type: ignore[no-untyped-call]
-
-
-@contextmanager
-def acknowledged_together(channel: object) -> Iterator[None]:
-    """A consumer's channel hears of all that ends within in one trip; any other channel of each for itself."""
-    with channel.qos.hold() if isinstance(channel, Channel) else nullcontext():
-        yield
-
-
-def after_delivery(channel: object, call: Callable[[], None]) -> None:
-    """Call once for all messages that arrive together; at once where the channel is not one of ours."""
-    if isinstance(channel, Channel):
-        channel.after_delivery(call)
-    else:
-        call()
 
 
 def _nothing() -> None:

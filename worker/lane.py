@@ -32,7 +32,6 @@ from contract.jobs import PredictJob
 from contract.logs import about, facts_of
 from contract.meters import STAGE
 from contract.record_batches import Found, RecordBatches
-from contract.redis_transport import acknowledged_together, after_delivery
 from contract.traces import is_tracing
 from worker.detectors.base import Boxes
 from worker.predict import Prepared
@@ -90,8 +89,7 @@ class Lane:
         """From Celery's thread; Celery hears of the end through the request."""
         with self._changed:
             self._in_hand += 1
-        self._arrived.put(request)
-        after_delivery(_channel(request), self._arrived.go)
+        self._arrived.add(request)
 
     def drain(self) -> None:
         """Returns when all that is in hand has ended."""
@@ -107,7 +105,8 @@ class Lane:
         try:
             fates = self._records.start_all([one.job for one in passengers], worker=self._crew.name)
         except Exception as error:  # Redis is away: their records say what to do with them
-            self._end_all(passengers, error)
+            for one in passengers:
+                self._end(one, error)
             return
         successor = cache(self._predictor.registry.successor)
         for one, fate in zip(passengers, fates, strict=True):
@@ -183,7 +182,8 @@ class Lane:
             self._records.predicted_all([found for _, found in leaving])
         except Exception as error:
             failure = error
-        self._end_all([one for one, _ in leaving], failure)
+        for one, _ in leaving:
+            self._end(one, failure)
 
     def _deliver(self, one: Passenger) -> Found | None:
         """None where it is delivered already."""
@@ -224,12 +224,6 @@ class Lane:
         else:
             self._end(one)
 
-    def _end_all(self, passengers: list[Passenger], failure: Exception | None) -> None:
-        if passengers:
-            with acknowledged_together(_channel(passengers[0].request)):
-                for one in passengers:
-                    self._end(one, failure)
-
     def _end(self, one: Passenger, failure: Exception | None = None) -> None:
         one.prepared = one.boxes = None  # an error's traceback may keep its frames, and these their images, for long
         self._crew.turns.leave()
@@ -248,11 +242,6 @@ class Lane:
             with self._changed:
                 self._in_hand -= 1
                 self._changed.notify_all()
-
-
-def _channel(request: Request) -> object:
-    """Of the consumer, which all requests of a lane have in common."""
-    return getattr(request.message, "channel", None)
 
 
 def _as_info(failure: Exception) -> ExceptionInfo:

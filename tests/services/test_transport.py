@@ -10,13 +10,13 @@ from collections.abc import Iterator
 
 import pytest
 import redis
-from kombu import Connection, Message, Queue
+from kombu import Connection, Queue
 from kombu.asynchronous.hub import Hub
 
 from contract.broker import UNACKED_INDEX_KEY, UNACKED_KEY, make_celery
 from contract.envelopes import enclose
 from contract.jobs import PredictJob
-from contract.redis_transport import Channel, acknowledged_together, after_delivery
+from contract.redis_transport import Channel
 from contract.settings import read_settings
 
 SHARDS = 16
@@ -125,64 +125,6 @@ def test_given_a_loop_when_a_message_is_acknowledged_then_the_loop_is_woken(clie
 
     assert unacked(client) == set()
     hub.close()
-
-
-def test_given_jobs_that_end_together_when_the_loop_comes_round_then_it_hears_of_all_or_none(client, connection):
-    queue, tags = send(client, 1, 4)
-    channel, came = consume(connection, [queue], prefetch=3)
-    hub = Hub()
-    connection.transport.register_with_event_loop(connection.connection, hub)
-    channel.come_round()
-
-    with acknowledged_together(channel):
-        channel.basic_ack(came[0])
-        connection.transport.cycle.on_poll_start()
-        assert unacked(client) == set(tags[:3])
-        assert not channel._in_poll, "no slot is free yet: it would be filled by one message alone"
-        channel.basic_ack(came[1])
-        assert not hub._ready
-    assert hub._ready
-    connection.transport.cycle.on_poll_start()
-
-    assert unacked(client) == {tags[2], tags[3]}
-    hub.close()
-
-
-def test_given_an_error_while_jobs_end_together_when_the_loop_comes_round_then_it_takes_more(client, connection):
-    queue, tags = send(client, 1, 2)
-    channel, came = consume(connection, [queue], prefetch=1)
-    channel.come_round()
-
-    def fail() -> None:
-        with acknowledged_together(channel):
-            channel.basic_ack(came[0])
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        fail()
-    channel.come_round()
-
-    assert unacked(client) == {tags[1]}
-
-
-def test_given_messages_that_arrive_together_when_each_asks_for_a_call_then_one_comes_last(client, connection):
-    queue, tags = send(client, 1, 3)
-    channel, seen = connection.channel(), []
-    channel.qos.prefetch_count = 3
-
-    def begin() -> None:
-        seen.append("begin")
-
-    def arrive(message: Message) -> None:
-        seen.append(message.delivery_tag)
-        after_delivery(channel, begin)
-
-    connection.Consumer([Queue(queue)], channel=channel, on_message=arrive).consume()
-    channel.come_round()
-    assert seen == [*tags, "begin"]
-
-    after_delivery(channel, begin)
-    assert seen[-2:] == ["begin", "begin"], "outside of a delivery it comes at once"
 
 
 def test_given_messages_in_hand_when_the_channel_closes_then_only_those_not_done_go_back(client, connection):
