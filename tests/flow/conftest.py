@@ -16,10 +16,10 @@ from transformers import BertConfig, BertModel
 
 ZOO_BERT = Path(__file__).parents[2] / "groundcrew" / "zoo" / "tiny-shapes" / "bert"
 
-# Of seeds 0 to 7 the one where test_fast_path's models have no near-tie between the last query chosen and the first
-# left out (0.004 and more; 0.000005 with seed 2). A tie may fall differently after rounding, and one query changed
-# moves every score by 1e-4: true of mmdet as of ours, and nothing that a test of equal results can compare.
-SEED = 5
+# Queries are taken by rank, each with an embedding of its rank. Of seeds 0 to 25 this one keeps the scores of
+# neighbours furthest apart in test_fast_path's images: 1.2e-4 (1e-6 with seed 24), where rounding differs by 1e-6.
+# Two that change places move scores by 1e-4: true of mmdet as of ours, and nothing that a test of equality can compare.
+SEED = 9
 
 
 @pytest.fixture(scope="session")
