@@ -16,6 +16,7 @@ from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 from contract.broker import connect_redis
 from contract.settings import read_settings
 from groundcrew.crew import Crew
+from groundcrew.demo.scenes import make_images, make_label_config
 from groundcrew.label_studio.client import LabelStudioClient
 from groundcrew.label_studio.login import make_access_token
 from groundcrew.label_studio.server import ADMIN_EMAIL, ADMIN_PASSWORD, LabelStudioServer
@@ -26,6 +27,7 @@ from tests.services.machine import REPOSITORY, absent
 from tests.services.pages import LabelStudioPages
 from tests.services.redis_servers import serve_redis
 from tests.services.status_site import Site, open_tab, serve
+from tests.services.trainers import annotate
 from worker.labelstudio import LabelStudio
 
 #: No sandbox: CI runs as root. The rest keeps the browser from talking to anyone but Label Studio.
@@ -101,6 +103,23 @@ def make_project(label_studio: LabelStudioClient) -> Iterator[Callable[[str], in
     yield make
     for project in made:
         label_studio.delete_project(project)
+
+
+@pytest.fixture
+def annotated(label_studio: LabelStudioClient, make_project: Callable[[str], int]) -> int:
+    """A project with a few annotated images."""
+    project = make_project(make_label_config())
+    annotate(label_studio, project, make_images(6, first_seed=990))
+    return project
+
+
+@pytest.fixture
+def trainer_variables(
+    redis_url: str, label_studio_server: LabelStudioServer, label_studio_token: str, tmp_path: Path
+) -> dict[str, str]:
+    """What a trainer's settings are read from."""
+    return {"REDIS_URL": redis_url, "LABEL_STUDIO_URL": label_studio_server.url,
+            "LABEL_STUDIO_API_KEY": label_studio_token, "MODEL_DIR": str(tmp_path / "models")}  # fmt: skip
 
 
 @pytest.fixture(scope="session")

@@ -5,14 +5,12 @@ Example: `with serve_s3(folder) as access: read_settings(access | {"MODEL_DIR": 
 """
 
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from groundcrew.child import Child, bare_environment, free_port
-from tests.services.waiting import wait_until
+from tests.services.waiting import answers, wait_until
 
 
 @contextmanager
@@ -23,16 +21,8 @@ def serve_s3(folder: Path) -> Iterator[dict[str, str]]:
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     server = Child.start(command, log_path=folder / "moto.log", env=bare_environment())
     try:
-        wait_until(lambda: _answers(url), "the S3 server", server.log_tail)
+        wait_until(lambda: answers(url), "the S3 server", server.log_tail)
         yield {"AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
                "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}  # fmt: skip
     finally:
         server.stop()
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            return answer.status == 200
-    except (urllib.error.URLError, ConnectionError, TimeoutError):
-        return False

@@ -9,9 +9,8 @@ import pytest
 from contract.finetune import FinetuneRecords
 from contract.leases import is_held, owners
 from contract.settings import read_settings
-from groundcrew.demo.scenes import make_images, make_label_config
 from tests.services.processes import processes_about
-from tests.services.trainers import QUICK, annotate, ask_for, run_trainer, start_trainer
+from tests.services.trainers import QUICK, ask_for, run_trainer, start_trainer
 from tests.services.waiting import wait_until
 from worker.gpu_seats import seat_keys
 from worker.training_gpus import WAITING
@@ -23,22 +22,13 @@ CANCEL_LIMIT_S = 10.0  #: promised, whatever the trainer is doing
 
 
 @pytest.fixture
-def settings_with(redis_url, label_studio_server, label_studio_token, tmp_path):
-    known = {"REDIS_URL": redis_url, "LABEL_STUDIO_URL": label_studio_server.url,
-             "LABEL_STUDIO_API_KEY": label_studio_token, "MODEL_DIR": str(tmp_path / "models")}  # fmt: skip
-    return lambda sharing: read_settings(known | {"GPU_SHARING": sharing})
+def settings_with(trainer_variables):
+    return lambda sharing: read_settings(trainer_variables | {"GPU_SHARING": sharing})
 
 
 @pytest.fixture
 def records(client):
     return FinetuneRecords(client)
-
-
-@pytest.fixture
-def annotated(label_studio, make_project):
-    project = make_project(make_label_config())
-    annotate(label_studio, project, make_images(6, first_seed=990))
-    return project
 
 
 def put_workers(client, *uuids):

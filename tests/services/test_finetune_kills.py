@@ -10,9 +10,8 @@ from contract.finetune import FinetuneRecords
 from contract.leases import is_held
 from contract.registry import Registry
 from contract.settings import read_settings
-from groundcrew.demo.scenes import make_images, make_label_config
 from tests.services.processes import processes_about
-from tests.services.trainers import QUICK, annotate, ask_for, run_trainer, start_trainer
+from tests.services.trainers import QUICK, ask_for, run_trainer, start_trainer
 from tests.services.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(600)
@@ -22,24 +21,13 @@ CANCEL_LIMIT_S = 10.0  #: promised, whatever the trainer is doing
 
 
 @pytest.fixture
-def settings(redis_url, label_studio_server, label_studio_token, tmp_path):
-    return read_settings({
-        "REDIS_URL": redis_url, "LABEL_STUDIO_URL": label_studio_server.url, "DEVICE": "cpu",
-        "LABEL_STUDIO_API_KEY": label_studio_token, "MODEL_DIR": str(tmp_path / "models"),
-    })  # fmt: skip
+def settings(trainer_variables):
+    return read_settings(trainer_variables | {"DEVICE": "cpu"})
 
 
 @pytest.fixture
 def records(client):
     return FinetuneRecords(client)
-
-
-@pytest.fixture
-def annotated(label_studio, make_project):
-    """A project with a few annotated images."""
-    project = make_project(make_label_config())
-    annotate(label_studio, project, make_images(6, first_seed=990))
-    return project
 
 
 def check_one_version(settings, records, job):

@@ -28,11 +28,8 @@ TILES = TileLook(Tiling(300, 0.25, True), 0.4)  #: the threshold is that of the 
 
 
 @pytest.fixture
-def settings(redis_url, label_studio_server, label_studio_token, tmp_path):
-    return read_settings({
-        "REDIS_URL": redis_url, "LABEL_STUDIO_URL": label_studio_server.url, "DEVICE": "cpu",
-        "LABEL_STUDIO_API_KEY": label_studio_token, "MODEL_DIR": str(tmp_path / "models"),
-    })  # fmt: skip
+def settings(trainer_variables):
+    return read_settings(trainer_variables | {"DEVICE": "cpu"})
 
 
 @pytest.fixture

@@ -8,8 +8,6 @@ Example: .venv/bin/python -m pytest tests/services/test_old_command.py
 import base64
 import signal
 import subprocess
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 
 import pytest
@@ -20,7 +18,7 @@ from groundcrew.crew import STOP_GRACE_S
 from groundcrew.demo.scenes import DemoImage, make_images, make_label_config
 from tests.services.machine import REPOSITORY
 from tests.services.old_tool import old_tool_path
-from tests.services.waiting import wait_until
+from tests.services.waiting import answers, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +48,6 @@ def backend_url(old_path: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
     finally:
         # Ctrl-C, as a terminal sends it to the whole group: the tool ignores it and waits until the crew has ended.
         child.stop(politely=signal.SIGINT, grace_s=STOP_GRACE_S)
-
-
-def answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            return answer.status == 200
-    except (urllib.error.URLError, ConnectionError, TimeoutError):
-        return False
 
 
 def as_data_uri(image: DemoImage) -> str:

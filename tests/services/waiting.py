@@ -6,6 +6,8 @@ Example: wait_for_predictions(label_studio, project, 50)
 """
 
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 
 from groundcrew.label_studio.client import LabelStudioClient, Prediction
@@ -25,6 +27,15 @@ def wait_until(
     while not condition():
         assert time.monotonic() < ends_at, f"waited {deadline_s:.0f} s for {what}\n{explain()}"
         time.sleep(0.1)
+
+
+def answers(url: str) -> bool:
+    """Whether a server of ours answers with 200."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return answer.status == 200
+    except (urllib.error.URLError, ConnectionError, TimeoutError):
+        return False
 
 
 def wait_for_predictions(label_studio: LabelStudioClient, project: int, count: int) -> list[Prediction]:
