@@ -101,7 +101,9 @@ class FinetuneRecord(BaseModel):
     updated_s: float  #: Unix time
     worker: str | None = None
     cancel_requested: bool | None = None
-    stage: str | None = None  #: export, waiting for a GPU, train, evaluate, publish, promote
+    stage: str | None = None  #: export, waiting for a GPU, cut into tiles, train, evaluate, publish, promote
+    stage_done: int | None = None  #: images that the stage is through with, of stage_total, where it counts them
+    stage_total: int | None = None
     gpus: str | None = None  #: UUIDs of those that it has leased, or had, with commas between
     images: int | None = None
     warnings: str | None = None  #: about the data: tasks that were left out, labels without boxes
@@ -121,8 +123,8 @@ class FinetuneRecord(BaseModel):
 
 Value = str | int | float
 _Text = TypeVar("_Text", str, bytes | str)  #: what redis-py's types say of replies that are always text here
-_PROGRESS_FIELDS = {"base", "stage", "images", "epoch", "epochs", "iteration", "iterations", "loss", "eta_s", "map",
-                    "map_base", "warnings", "gpus"}  # fmt: skip
+_PROGRESS_FIELDS = {"base", "stage", "stage_done", "stage_total", "images", "epoch", "epochs", "iteration",
+                    "iterations", "loss", "eta_s", "map", "map_base", "warnings", "gpus"}  # fmt: skip
 
 
 class FinetuneRecords:

@@ -72,21 +72,23 @@ def _follow(records: FinetuneRecords, job_id: str, console: Console) -> Json:
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("queued", total=None, facts="")
         while (record := records.get(job_id))["state"] in ("queued", "running"):
-            _draw(bar, task, record)
+            draw(bar, task, record)
             time.sleep(LOOK_EVERY_S)
     return record
 
 
-def _draw(bar: Progress, task: TaskID, record: Mapping[str, Any]) -> None:
+def draw(bar: Progress, task: TaskID, record: Mapping[str, Any]) -> None:
+    """How far the stage is, by what it counts: images, or updates of the training."""
     stage = record.get("stage", record["state"])
-    bar.update(task, description=stage, total=record.get("iterations"), completed=record.get("iteration", 0),
-               facts=describe(record))  # fmt: skip
+    done, total = ("stage_done", "stage_total") if "stage_total" in record else ("iteration", "iterations")
+    bar.update(task, description=stage, total=record.get(total), completed=record.get(done, 0), facts=describe(record))
 
 
 def describe(record: Mapping[str, Any]) -> str:
     """How far a fine-tune is: `epoch 3/12, loss 1.84, mAP 0.52, 40 s left`. Only what is known."""
-    epochs = f"/{record['epochs']}" if "epochs" in record else ""
+    epochs, total = (f"/{record[name]}" if name in record else "" for name in ("epochs", "stage_total"))
     known: dict[str, Callable[[Any], str]] = {
+        "stage_done": lambda value: f"{value}{total} images",
         "epoch": lambda value: f"epoch {value}{epochs}",
         "loss": lambda value: f"loss {value:.3g}",
         "map": lambda value: f"mAP {value:.3f}",

@@ -51,8 +51,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PACKAGES = ("torch", "mmdet", "mmengine", "transformers")  #: whose versions a card names
-JUDGEMENT_FILE = "decision.json"
-BASE_FILE = "base.txt"
+JUDGEMENT_FILE, BASE_FILE = "decision.json", "base.txt"
 TASKS_A_MESSAGE = 1000
 
 
@@ -138,7 +137,7 @@ class Stages:
         tools, label_map = self._tools, self._label_map()
         return export_dataset(
             tools.label_studio, tools.settings, self._job.project_id, label_map, self._work,
-            lambda done, total: self.report(images=done), self._is_stopped,
+            lambda done, total: self.report(images=done, stage_done=done, stage_total=total), self._is_stopped,
             model_version=base.ref, kept_splits=_splits_of(base), tiles=_look_of(base, label_map),
         )  # fmt: skip
 
@@ -157,11 +156,11 @@ class Stages:
     def _train(self, base: ModelVersion, dataset: Dataset, options: TrainOptions) -> Path:
         from worker.train import leave_a_core, train
 
+        self._enter("train" if dataset.tiles is None else "cut into tiles")
+        data = cut_training_images(dataset, self._work / "tiles", self._report_images, self._is_stopped)
         self._enter("train")
         leave_a_core()
-        source = as_source(base)
-        data = cut_training_images(dataset, self._work / "tiles", self._is_stopped)
-        return train(source, data, self._work / "train", options, report=self._report_training,
+        return train(as_source(base), data, self._work / "train", options, report=self._report_training,
                      cancelled=self._is_stopped, device=self._tools.settings.device)  # fmt: skip
 
     def _judge(self, base: ModelVersion, dataset: Dataset, candidate: Path) -> dict[str, object]:
@@ -234,7 +233,7 @@ class Stages:
 
     def _enter(self, stage: str) -> None:
         self.look_for_end()
-        self.report(stage=stage)
+        self.report(stage=stage, stage_done="", stage_total="", eta_s="")
 
     def look_for_end(self) -> None:
         if self._is_stopped():
@@ -243,6 +242,9 @@ class Stages:
     def report(self, **fields: str | int | float) -> None:
         if not self._records.progress(self._job.id, **fields):
             raise JobCancelled("the job is over already")
+
+    def _report_images(self, done: int, total: int) -> None:
+        self.report(stage_done=done, stage_total=total)
 
     def _report_training(self, progress: Progress) -> None:
         known = {"epoch": int(progress.epoch), "iteration": progress.iteration, "iterations": progress.iterations,

@@ -89,7 +89,7 @@ def test_a_short_training_on_tiles_learns_what_the_whole_picture_does_not_show(d
     # given a shape that the base has never seen
     assert before.per_class_ap[NEW.name] < 0.1
     # when
-    data = cut_training_images(dataset, tmp_path / "tiles", lambda: False)
+    data = cut_training_images(dataset, tmp_path / "tiles", lambda done, total: None, lambda: False)
     options = read_options(directory_of(tiny_base()), {"iterations": 24, "validations": 1})
     version = train(tiny_base(), data, tmp_path / "work", options, report=lambda progress: None,
                     cancelled=lambda: False, device="cpu")  # fmt: skip

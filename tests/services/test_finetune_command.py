@@ -4,13 +4,14 @@ import threading
 
 import pytest
 from click.testing import CliRunner
+from rich.progress import Progress
 
 from contract.errors import TrainingDataError
 from contract.finetune import FinetuneRecords
 from contract.jobs import FINETUNE_QUEUE, FinetuneJob
 from contract.settings import read_settings
 from groundcrew.cli import cli
-from groundcrew.finetune_command import FinetuneFailed, describe, read_options
+from groundcrew.finetune_command import FinetuneFailed, describe, draw, read_options
 from tests.fakes.hand_worker import HandWorker
 
 
@@ -102,6 +103,16 @@ def test_progress_is_said_in_words_as_far_as_it_is_known():
     assert describe({"state": "queued"}) == ""
     record = {"epoch": 3, "epochs": 12, "loss": 1.8421, "map": 0.5, "eta_s": 39.6, "cancel_requested": True}
     assert describe(record) == "epoch 3/12, loss 1.84, mAP 0.500, 40 s left, stopping"
+
+
+def test_a_stage_that_counts_images_has_its_own_bar():
+    record = {"state": "running", "stage": "cut into tiles", "stage_done": 3, "stage_total": 40, "iterations": 9}
+    with Progress() as bar:
+        task = bar.add_task("queued", total=None, facts="")
+        draw(bar, task, record)
+        shown = bar.tasks[task]
+    assert (shown.description, shown.completed, shown.total) == ("cut into tiles", 3, 40)
+    assert shown.fields["facts"] == "3/40 images"
 
 
 def test_options_get_their_types():

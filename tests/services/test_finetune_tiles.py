@@ -4,7 +4,9 @@ Called by: pytest. Must not import: torch.
 Example: pytest tests/services/test_finetune_tiles.py
 """
 
+import itertools
 import json
+import re
 
 import pytest
 
@@ -73,6 +75,29 @@ def test_the_label_config_at_the_export_decides_and_a_killed_trainer_changes_not
     assert (card["counts"]["tile_size_px"], card["counts"]["tile_overlap_percent"]) == (300, 25)
     assert max(image.width_px for image in dataset.images) == 512, "dataset.json is of whole images"
     assert not work_directory(settings, job.id).exists()
+
+
+def test_whoever_follows_it_sees_how_many_images_are_cut(settings, client, records, label_studio, make_project):
+    # given
+    project = make_project(label_config(ATTRIBUTES))
+    annotate(label_studio, project, make_images(6, first_seed=990))
+    job = ask_for(records, project, **QUICK)
+    # when
+    with client.monitor() as monitor:
+        version = finish(settings, records, job)
+        client.echo("over")
+        commands = itertools.takewhile(lambda one: one != "ECHO over", (row["command"] for row in monitor.listen()))
+        told = "\n".join(command for command in commands if command.startswith(f"HSET gc:ft:job:{job.id} "))
+    # then
+    before, cutting, training = re.split(" stage (?:cut into tiles|train) ", told)
+    images = len(Dataset.read(version).split("train"))
+    assert read_counts(before)[-1] == (6, 6), "tasks exported"
+    assert read_counts(cutting) == [(done, images) for done in range(images + 1)]
+    assert read_counts(training) == []
+
+
+def read_counts(told):
+    return [tuple(map(int, pair)) for pair in re.findall(r" stage_done (\d+) stage_total (\d+)$", told, re.MULTILINE)]
 
 
 def test_the_settings_decide_where_the_label_config_says_nothing(settings, records, label_studio, make_project):

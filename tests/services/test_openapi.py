@@ -41,7 +41,7 @@ BATCH, TYPED = recorded("predict-batch").body, recorded("predict-interactive").b
 MANY = CREATED | {"tasks": tasks_like(CREATED["tasks"][0], 3)}
 PROGRESS = {"base": "tiny-shapes-1", "stage": "train", "images": 9, "epoch": 1, "epochs": 2, "iteration": 3,
             "iterations": 4, "loss": 0.5, "eta_s": 6.0, "map": 0.7, "map_base": 0.6, "warnings": "none",
-            "gpus": "GPU-1,GPU-2"}  # fmt: skip
+            "gpus": "GPU-1,GPU-2", "stage_done": 2, "stage_total": 9}  # fmt: skip
 
 
 class Checked:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from contract.jobs import PredictJob
@@ -67,6 +68,22 @@ def test_a_finetune_that_waits_for_a_gpu_says_so(site: Site, page: Page) -> None
     open_frozen(page, site.url)
     expect(page.locator(f"#{job.id}")).to_contain_text("waiting for a GPU")
     expect(page.locator(f"#{job.id} [aria-current=step]")).to_have_count(0)
+
+
+CUTTING = [("en", "cutting images into tiles", "images done"), ("zh", "正在切片", "已完成图片")]
+
+
+@pytest.mark.parametrize(("language", "stage", "label"), CUTTING)
+def test_a_finetune_that_cuts_tiles_shows_how_many_images_are_done(
+    site: Site, page: Page, language: str, stage: str, label: str
+) -> None:
+    job = site.showcase.start_finetune(1)
+    site.showcase.finetunes.progress(job.id, stage="cut into tiles", stage_done=12, stage_total=40)
+    page.goto(f"{site.url}?lang={language}")
+    row = page.locator(f"#{job.id}")
+    expect(row).to_contain_text(stage)
+    expect(row).to_contain_text("12 / 40")
+    expect(row.get_by_role("progressbar", name=label)).to_have_js_property("value", 12)
 
 
 def test_a_live_page_keeps_the_focus_where_it_is(site: Site, page: Page) -> None:

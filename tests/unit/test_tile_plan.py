@@ -167,8 +167,8 @@ def dataset(tmp_path):
                    tuple(images), tmp_path, {}, (), TileLook(Tiling(600, 0.2, True), 0.3))  # fmt: skip
 
 
-def cut(dataset, directory, cancelled=lambda: False):
-    return cut_training_images(dataset, directory, cancelled)
+def cut(dataset, directory, cancelled=lambda: False, say=lambda done, total: None):
+    return cut_training_images(dataset, directory, say, cancelled)
 
 
 def test_tiles_are_files_with_the_pixels_that_prediction_sees(dataset, tmp_path):
@@ -220,6 +220,17 @@ def test_a_resumed_job_writes_only_what_is_missing_and_learns_from_the_same(data
     assert [sample.image_path for sample in after] == [sample.image_path for sample in before]
     for one, other in zip(before, after, strict=True):
         np.testing.assert_array_equal(one.boxes_xyxy_px, other.boxes_xyxy_px)
+
+
+def test_whoever_waits_hears_how_many_images_are_cut(dataset, tmp_path):
+    heard = []
+
+    def say(done, total):
+        heard.append((done, total, len(list(tmp_path.glob("tiles/*.png")))))
+
+    cut(dataset, tmp_path / "tiles", say=say)
+
+    assert heard == [(0, 2, 0), (1, 2, 2), (2, 2, 2)], "the first image is two tiles; the second one stays whole"
 
 
 def test_cutting_can_be_cancelled(dataset, tmp_path):

@@ -3,7 +3,7 @@
 Called by: worker.stages. Must not import: torch, mmdet.
 Each tile is written once and without loss; one image is in memory at a time. A resumed job finds the files, which
 appear whole or not at all, and its samples come out the same.
-Example: `cut_training_images(dataset, work_dir / "tiles", cancelled=lambda: False).split("train")`
+Example: `cut_training_images(dataset, work_dir / "tiles", say, cancelled=lambda: False).split("train")`
 """
 
 from __future__ import annotations
@@ -28,11 +28,14 @@ log = logging.getLogger(__name__)
 COMPRESS_LEVEL = 1  #: of zlib: a tile is written once and read many times, and level 6 saves 7 % (one photo)
 
 
-def cut_training_images(dataset: Dataset, directory: Path, cancelled: Callable[[], bool]) -> TrainingData:
+def cut_training_images(
+    dataset: Dataset, directory: Path, say: Callable[[int, int], None], cancelled: Callable[[], bool]
+) -> TrainingData:
     """What the training learns from; without tiles the dataset itself. Images to measure with stay whole.
 
     Args:
         directory: of this job, for the tiles.
+        say: progress, called with (images done, images in all).
         cancelled: asked before each tile is written.
 
     Raises:
@@ -40,8 +43,12 @@ def cut_training_images(dataset: Dataset, directory: Path, cancelled: Callable[[
     """
     if dataset.tiles is None:
         return dataset
-    samples = [cut for sample in dataset.split("train") for cut in _cut(dataset, sample, directory, cancelled)]
-    log.info("learning from %d tiles and images, of %d images", len(samples), len(dataset.split("train")))
+    samples, images = [], dataset.split("train")
+    for done, image in enumerate(images):
+        say(done, len(images))
+        samples += _cut(dataset, image, directory, cancelled)
+    say(len(images), len(images))
+    log.info("learning from %d tiles and images, of %d images", len(samples), len(images))
     return SampleSet(dataset.categories, samples, dataset.split("val"), dataset.tiles)
 
 
