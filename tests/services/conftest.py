@@ -6,13 +6,16 @@ Example: def test_connects(label_studio, make_project): label_studio.backends(ma
 """
 
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import redis
-from playwright.sync_api import Browser, Page, Playwright, sync_playwright
+from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
 
+from contract import status
 from contract.broker import connect_redis
 from contract.settings import read_settings
 from groundcrew.crew import Crew
@@ -26,15 +29,26 @@ from tests.fakes.stub_backend import StubBackend
 from tests.services.machine import REPOSITORY, absent
 from tests.services.pages import LabelStudioPages
 from tests.services.redis_servers import serve_redis
-from tests.services.status_site import Site, open_tab, serve
+from tests.services.status_site import ANSWER_MS, START_MS, Site, open_tab, serve
 from tests.services.trainers import annotate
 from worker.labelstudio import LabelStudio
+
+#: A test's limit: the first one of a fresh clone installs Label Studio and starts it and a crew, on a busy machine.
+TEST_LIMIT_S = 900
+#: For boxes of an opened task: the default of 5 s is for people, and too little for a machine with more to do.
+PREDICT_WAIT_S = "60"
 
 #: No sandbox: CI runs as root. The rest keeps the browser from talking to anyone but Label Studio.
 CHROMIUM_FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent == Path(__file__).parent and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(TEST_LIMIT_S))
 
 
 @pytest.fixture(scope="session")
@@ -50,6 +64,13 @@ def client(redis_url: str) -> Iterator[redis.Redis]:
     with connect_redis(read_settings({"REDIS_URL": redis_url})) as client:
         client.flushall()
         yield client
+
+
+@pytest.fixture
+def still_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the records no time passes: the pace is that of the minute that runs, another one each time it is asked for."""
+    now_s = time.time()
+    monkeypatch.setattr(status, "time", SimpleNamespace(time=lambda: now_s))
 
 
 @pytest.fixture(scope="session")
@@ -127,7 +148,8 @@ def crew(
     tmp_path_factory: pytest.TempPathFactory, label_studio_server: LabelStudioServer, label_studio_token: str
 ) -> Iterator[Crew]:
     """`groundcrew up` with the tiny model, ready to be connected; it writes back to the session's Label Studio."""
-    settings = {"LABEL_STUDIO_URL": label_studio_server.url, "LABEL_STUDIO_API_KEY": label_studio_token}
+    settings = {"LABEL_STUDIO_URL": label_studio_server.url, "LABEL_STUDIO_API_KEY": label_studio_token,
+                "PREDICT_WAIT_S": PREDICT_WAIT_S}  # fmt: skip
     with Crew.start(tmp_path_factory.mktemp("crew"), settings) as running:
         yield running
 
@@ -135,6 +157,7 @@ def crew(
 @pytest.fixture(scope="session")
 def playwright() -> Iterator[Playwright]:
     """One for all tests: a second one in the same thread refuses to start."""
+    expect.set_options(timeout=ANSWER_MS)
     with sync_playwright() as playwright:
         yield playwright
 
@@ -146,7 +169,7 @@ def find_chromium() -> str:
 @pytest.fixture(scope="session")
 def chromium(playwright: Playwright) -> Iterator[Browser]:
     """A headless Chromium whose contexts remember nothing of each other."""
-    browser = playwright.chromium.launch(executable_path=find_chromium(), args=CHROMIUM_FLAGS)
+    browser = playwright.chromium.launch(executable_path=find_chromium(), args=CHROMIUM_FLAGS, timeout=START_MS)
     yield browser
     browser.close()
 
@@ -159,6 +182,7 @@ def browser_tab(playwright: Playwright, tmp_path_factory: pytest.TempPathFactory
         executable_path=find_chromium(),
         headless=True,
         args=CHROMIUM_FLAGS,
+        timeout=START_MS,
         viewport={"width": 1400, "height": 900},
     )
     yield context.pages[0]

@@ -21,6 +21,7 @@ from tests.fakes.showcase import Showcase
 
 LIVE_MS = 2_000  #: within which the page promises to show a change
 ANSWER_MS = 30_000  #: for a busy machine to answer and draw
+START_MS = 180_000  #: for the browser's start on one
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)  #: of a frozen tab
 
 
@@ -51,6 +52,7 @@ def serve(settings: Settings, showcase: Showcase) -> Iterator[Site]:
 def open_tab(chromium: Browser, complaints: list[str]) -> Iterator[Page]:
     """A tab of an English browser that remembers nothing; what its console reports is added to `complaints`."""
     context = chromium.new_context(locale="en-US", viewport={"width": 1240, "height": 900})
+    context.set_default_timeout(2 * ANSWER_MS)
     tab = context.new_page()
     tab.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
     tab.on("pageerror", lambda error: complaints.append(str(error)))

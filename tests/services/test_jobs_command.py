@@ -132,7 +132,7 @@ def test_one_job_is_a_table_too(settings, failed_job, monkeypatch, capsys):
     assert "there is no image at [that] address" in said
 
 
-def test_json_is_for_programs(settings, failed_job, monkeypatch, capsys):
+def test_json_is_for_programs(settings, still_clock, failed_job, monkeypatch, capsys):
     assert run_cli(monkeypatch, settings, "--json") == 0
 
     assert json.loads(capsys.readouterr().out) == show_jobs(settings, None, None)
