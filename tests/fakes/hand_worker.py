@@ -24,7 +24,7 @@ from contract.settings import Settings
 from contract.status import JobRecords
 from worker.tasks import Crew, expand, predict
 
-PATIENCE_S = 30  #: for a message that must come
+PATIENCE_S = 120  #: for a message that must come
 BOX = {"from_name": "label", "to_name": "image", "type": "rectanglelabels", "score": 0.9, "value": {}}
 
 
@@ -49,7 +49,8 @@ class HandWorker:
 
     def __init__(self, settings: Settings) -> None:
         self.redis: redis.Redis = connect_redis(settings)
-        self._redis_patient = redis.Redis.from_url(settings.redis_url, decode_responses=True)
+        # redis-py's own limit on an answer is 5 s, however long a blocking command may take
+        self._redis_patient = redis.Redis.from_url(settings.redis_url, decode_responses=True, socket_timeout=None)
         self._shards = settings.queue_shards
         self.predictor = FakePredictor(Registry(settings))
         self.delayed = Delayed(self.redis)
@@ -96,6 +97,7 @@ class HandWorker:
         end = time.monotonic() + PATIENCE_S
         while self.redis.info("clients")["blocked_clients"] < count:
             assert time.monotonic() < end, f"fewer than {count} requests wait"
+            time.sleep(0.01)
 
     def waiting(self) -> int:
         """Waiting messages of all queues."""

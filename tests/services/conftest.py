@@ -68,7 +68,7 @@ def client(redis_url: str) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 def still_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For the records no time passes: the pace is that of the minute that runs, another one each time it is asked for."""
+    """For the records no time passes: else the pace, which is that of the minute that runs, falls from look to look."""
     now_s = time.time()
     monkeypatch.setattr(status, "time", SimpleNamespace(time=lambda: now_s))
 

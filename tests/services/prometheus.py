@@ -16,7 +16,7 @@ import yaml
 
 from groundcrew.child import Child, free_port
 from tests.services.machine import REPOSITORY
-from tests.services.waiting import wait_until
+from tests.services.waiting import answers, wait_until
 
 CONFIGURATION = REPOSITORY / "deploy" / "prometheus"
 
@@ -36,7 +36,7 @@ class Prometheus:
                    f"--web.listen-address=127.0.0.1:{port}"]  # fmt: skip
         server = cls(Child.start(command, log_path=folder / "prometheus.log"), f"http://127.0.0.1:{port}")
         try:
-            wait_until(server._is_ready, "Prometheus", server._child.log_tail)
+            wait_until(lambda: answers(f"{server.url}/-/ready"), "Prometheus", server._child.log_tail)
         except BaseException:
             server.stop()
             raise
@@ -44,22 +44,16 @@ class Prometheus:
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """The series it gives now. Fails on an expression that Prometheus does not take."""
-        answer = requests.get(f"{self.url}/api/v1/query", params={"query": expression}, timeout=10).json()
+        answer = requests.get(f"{self.url}/api/v1/query", params={"query": expression}, timeout=60).json()
         assert answer["status"] == "success", f"{expression}: {answer}"
         return list(answer["data"]["result"])
 
     def rules(self) -> list[dict[str, Any]]:
-        groups = requests.get(f"{self.url}/api/v1/rules", timeout=10).json()["data"]["groups"]
+        groups = requests.get(f"{self.url}/api/v1/rules", timeout=60).json()["data"]["groups"]
         return [rule for group in groups for rule in group["rules"]]
 
     def stop(self) -> None:
         self._child.stop()
-
-    def _is_ready(self) -> bool:
-        try:
-            return requests.get(f"{self.url}/-/ready", timeout=2).status_code == 200
-        except requests.ConnectionError:
-            return False
 
     def __enter__(self) -> Prometheus:
         return self

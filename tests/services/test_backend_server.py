@@ -14,22 +14,21 @@ from pathlib import Path
 
 import pytest
 import requests
-from requests.adapters import HTTPAdapter
-from urllib3.util.retry import Retry
 
 from backend.dispatch import SEATS
 from contract.settings import read_settings
 from groundcrew.child import Child, bare_environment, free_port
 from tests.fakes.hand_worker import HandWorker
 from tests.fakes.recorded import recorded
+from tests.services.machine import REPOSITORY
+from tests.services.waiting import answers, wait_until
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 SETTINGS = {
     "CONFIG_FILE": "grounding_dino_demo.py",
     "CHECKPOINT_FILE": "demo-0123abcd.pth",
     "LABEL_STUDIO_URL": "http://studio",
     "LABEL_STUDIO_API_KEY": "token",
-    "PREDICT_WAIT_S": "60",
+    "PREDICT_WAIT_S": "90",  # the longest there is: whoever waits is woken
 }
 OPENED = recorded("predict-single-task-open").body
 StartApi = Callable[[str], str]
@@ -47,17 +46,10 @@ def start_api(tmp_path: Path) -> Iterator[StartApi]:
             environment = bare_environment(SETTINGS | {"REDIS_URL": redis_url})
             child = Child.start(command, log_path=tmp_path / "api.log", env=environment, cwd=REPOSITORY)
             stack.callback(child.stop)
-            patient().get(f"http://{url}/health", timeout=10)
+            wait_until(lambda: answers(f"http://{url}/health"), "the API", child.log_tail)
             return f"http://{url}"
 
         yield start
-
-
-def patient() -> requests.Session:
-    """A session that tries again while the server is still starting."""
-    session = requests.Session()
-    session.mount("http://", HTTPAdapter(max_retries=Retry(connect=100, backoff_factor=0.1, backoff_max=0.2)))
-    return session
 
 
 def test_it_starts_and_sets_up_without_redis(start_api: StartApi) -> None:
@@ -65,11 +57,11 @@ def test_it_starts_and_sets_up_without_redis(start_api: StartApi) -> None:
     url = start_api("redis://127.0.0.1:1/0")
 
     # when / then
-    health = requests.get(f"{url}/health", timeout=10).json()
+    health = requests.get(f"{url}/health", timeout=60).json()
     assert (health["status"], health["redis"]) == ("UP", "down (ConnectionError)")
-    version = requests.post(f"{url}/setup", json=recorded("setup").body, timeout=10).json()["model_version"]
+    version = requests.post(f"{url}/setup", json=recorded("setup").body, timeout=60).json()["model_version"]
     assert version == "demo-0123abcd.3856e6c4"
-    assert requests.post(f"{url}/predict", json=OPENED, timeout=10).status_code == 503
+    assert requests.post(f"{url}/predict", json=OPENED, timeout=60).status_code == 503
 
 
 def test_health_answers_while_every_seat_waits(start_api: StartApi, redis_url: str) -> None:
@@ -81,7 +73,7 @@ def test_health_answers_while_every_seat_waits(start_api: StartApi, redis_url: s
 
     def open_task(task_id: int) -> list[object]:
         body = OPENED | {"tasks": [OPENED["tasks"][0] | {"id": task_id}]}
-        return list(requests.post(f"{url}/predict", json=body, timeout=90).json()["results"])
+        return list(requests.post(f"{url}/predict", json=body, timeout=120).json()["results"])
 
     with ThreadPoolExecutor(2 * SEATS) as pool:
         waiting = [pool.submit(open_task, task_id) for task_id in range(1, 2 * SEATS + 1)]

@@ -22,7 +22,7 @@ from groundcrew.label_studio.client import LabelStudioClient, LabelStudioRefused
 from groundcrew.label_studio.server import LabelStudioServer
 from tests.fakes.images import plain_image
 from tests.services.machine import REPOSITORY
-from tests.services.waiting import wait_until
+from tests.services.waiting import answers, wait_until
 
 ROOM = 2
 SETTINGS = {
@@ -41,20 +41,15 @@ def api(
     known = {"LABEL_STUDIO_URL": label_studio_server.url, "LABEL_STUDIO_API_KEY": label_studio_token}
     env = bare_environment(SETTINGS | known | {"REDIS_URL": redis_url})
     child = Child.start(command, env=env, cwd=REPOSITORY, log_path=tmp_path / "api.log")
-    wait_until(lambda: answers(where), "the API", child.log_tail)
-    yield f"http://{where}"
-    child.stop()
-
-
-def answers(where: str) -> bool:
     try:
-        return requests.get(f"http://{where}/health", timeout=5).ok
-    except requests.ConnectionError:
-        return False
+        wait_until(lambda: answers(f"http://{where}/health"), "the API", child.log_tail)
+        yield f"http://{where}"
+    finally:
+        child.stop()
 
 
 def waiting(api: str, project: int) -> int:
-    counts: dict[str, int] = requests.get(f"{api}/jobs", params={"project": project}, timeout=10).json()["counts"]
+    counts: dict[str, int] = requests.get(f"{api}/jobs", params={"project": project}, timeout=60).json()["counts"]
     return counts["queued"]
 
 
@@ -102,7 +97,7 @@ def test_a_program_gets_503_with_the_reason_and_a_time(
     project = make_project(make_label_config())
     body = {"project": f"{project}.1", "label_config": make_label_config(),
             "tasks": [{"id": n, "data": {"image": "a.png"}} for n in range(1, ROOM + 2)]}  # fmt: skip
-    answer = requests.post(f"{api}/predict", json=body, timeout=10)
+    answer = requests.post(f"{api}/predict", json=body, timeout=60)
     assert (answer.status_code, answer.json()["code"], answer.headers["Retry-After"]) == (503, "queue_full", "5")
     assert answer.reason == answer.json()["message"]
 

@@ -32,7 +32,7 @@ BASIC_PASSWORD = "mark-basic-password"
 WEBHOOK_SECRET = "mark-webhook-secret"
 API_TOKEN = "mark-api-token"
 IN_BODIES = {name: f"mark-{name}" for name in ("project-token", "login", "password", "access-token", "signature")}
-PATIENCE_S = 90.0
+PATIENCE_S = 240.0
 LABELS = """<View><Image name="image" value="$image"/><RectangleLabels name="label" toName="image">
 <Label value="red circle"/></RectangleLabels></View>"""
 
@@ -48,7 +48,7 @@ class Wire:
 
     def __init__(self, url: str) -> None:
         self.commands: list[str] = []
-        self._client = redis.Redis.from_url(url)
+        self._client = redis.Redis.from_url(url, socket_timeout=None)  # by default it ends after five silent seconds
         threading.Thread(target=self._listen, daemon=True).start()
 
     def _listen(self) -> None:
