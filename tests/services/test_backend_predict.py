@@ -174,8 +174,9 @@ def test_a_full_queue_refuses_with_503(make_settings: MakeSettings, worker: Hand
 def test_a_redis_over_80_percent_of_its_memory_refuses_with_503(
     make_settings: MakeSettings, worker: HandWorker, used: float, status: int
 ) -> None:
-    # given a Redis that uses this share of what it may
+    # given a Redis that uses this share of what it may, nearly all of it for one value: buffers come and go
     settings = make_settings(TOKEN)
+    worker.redis.setrange("padding", 50_000_000, "x")
     used_bytes = worker.redis.info("memory")["used_memory"]
     worker.redis.config_set("maxmemory", int(used_bytes / used))
     try:
@@ -183,6 +184,7 @@ def test_a_redis_over_80_percent_of_its_memory_refuses_with_503(
         answer = ask(settings, batch(2))
     finally:
         worker.redis.config_set("maxmemory", 0)
+        worker.redis.delete("padding")
 
     # then
     assert answer.status_code == status
@@ -267,7 +269,7 @@ def test_two_people_who_open_a_task_get_its_boxes_once(
     make_settings: MakeSettings, worker: HandWorker, pool: ThreadPoolExecutor
 ) -> None:
     # given two requests that wait for the same job
-    settings = make_settings(TOKEN, {"PREDICT_WAIT_S": "3"})
+    settings = make_settings(TOKEN, LONG)
     both = [pool.submit(ask, settings, OPENED) for _ in range(2)]
     messages = [worker.take(INTERACTIVE_QUEUE) for _ in both]
 

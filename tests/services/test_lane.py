@@ -13,7 +13,7 @@ from contract.broker import UNACKED_KEY
 from contract.jobs import WRITE_QUEUE
 from contract.status import JobRecords
 
-IN_HAND = 16  #: jobs that a worker has in hand, WORKER_THREADS
+IN_HAND = 64  #: jobs that a worker has in hand, WORKER_THREADS: two seconds of work, also where a look takes one
 
 
 def test_given_jobs_in_hand_when_the_worker_is_told_to_end_then_each_is_finished_first(tmp_path):
@@ -23,10 +23,10 @@ def test_given_jobs_in_hand_when_the_worker_is_told_to_end_then_each_is_finished
     with start_crew(tmp_path, workers=1, parts=(), environment=environment, prepare=prepare) as crew:
         records = JobRecords(crew.client, failed_memory_s=600)
         open_queue(crew.settings, crew.client)
-        wait_until(lambda: records.counts(PROJECT)["queued"] == 0, 30, "the worker's hands to be full")
-        assert records.counts(PROJECT)["running"] > 0, "the detector has half a second of work"
+        wait_until(lambda: records.counts(PROJECT)["queued"] == 0, 120, "the worker's hands to be full")
+        assert records.counts(PROJECT)["running"] > 0, "the detector has two seconds of work"
 
-        crew.parts["workers"][0].stop()
+        crew.parts["workers"][0].stop(grace_s=120)
 
         counts = records.counts(PROJECT)
         assert (counts["queued"], counts["running"], counts["writing"]) == (0, 0, IN_HAND)
