@@ -7,6 +7,7 @@ Example: .venv/bin/python -m pytest tests/flow/test_predict_command.py
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -181,6 +182,16 @@ def test_pictures_never_share_a_name():
     assert names[4:] == ["a.jpg", "a-2.jpg"]
 
 
+class BeginsSlowly(ColourDetector):
+    """While it looks at the first image, others are read."""
+
+    def detect(self, images, prompts, **options):
+        if not self.batches:
+            time.sleep(0.5)
+        return super().detect(images, prompts, **options)
+
+
+@pytest.mark.parametrize("detector", [BeginsSlowly()], ids=["begins slowly"])
 def test_many_images_share_calls_of_the_model(tmp_path, predict, detector):
     images = [write_image(tmp_path / f"{number}.png") for number in range(40)]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from groundcrew.child import Child, bare_environment
 
-WAIT_S = 10.0
+WAIT_S = 60.0
 
 
 def wait_for(condition) -> None:

@@ -34,7 +34,7 @@ def rules(**settings: str) -> HostRules:
 
 
 def fetcher(**settings: str) -> Fetcher:
-    return Fetcher(read_settings({"IMAGE_TIMEOUT_S": "5", **settings}), lambda: TOKEN)
+    return Fetcher(read_settings({"IMAGE_TIMEOUT_S": "60", **settings}), lambda: TOKEN)
 
 
 class Server(ThreadingHTTPServer):

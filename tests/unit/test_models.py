@@ -56,21 +56,21 @@ def test_batches_of_a_loaded_version_go_on_while_another_one_loads(make_models):
     def load(version):
         if version.name == "slow":
             begun.set()
-            assert gate.wait(30)
+            assert gate.wait(60)
         return NoDetector()
 
     models = make_models(load)
     models.detect_all(look("ready"), [PIXELS], urgent=False)
     with ThreadPoolExecutor(2) as pool:
         slow = pool.submit(models.detect_all, look("slow"), [PIXELS], urgent=False)
-        assert begun.wait(30)
+        assert begun.wait(60)
         try:
             beside = pool.submit(models.detect_all, look("ready"), [PIXELS], urgent=False)
-            assert len(beside.result(10)[0]) == 0
+            assert len(beside.result(60)[0]) == 0
             assert not slow.done()
         finally:
             gate.set()
-        assert len(slow.result(30)[0]) == 0
+        assert len(slow.result(60)[0]) == 0
 
 
 def test_many_jobs_of_a_new_version_load_it_once(make_models):

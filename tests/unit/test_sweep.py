@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from worker.sweep import Sweep
 
+WAIT_S = 60.0  #: for another thread, on a busy machine
+
 
 def test_given_items_that_come_while_one_call_runs_when_it_ends_then_the_next_call_has_them_all():
     calls: list[list[int]] = []
@@ -15,18 +17,18 @@ def test_given_items_that_come_while_one_call_runs_when_it_ends_then_the_next_ca
     def run(items: list[int]) -> None:
         calls.append(items)
         began.set()
-        go_on.wait(10)
+        go_on.wait(WAIT_S)
         if 3 in items:
             ended.set()
 
     with ThreadPoolExecutor(2) as threads:  # the second one stays idle: calls do not overlap
         sweep = Sweep(run, threads.submit)
         sweep.add(1)
-        assert began.wait(10)
+        assert began.wait(WAIT_S)
         sweep.add(2)
         sweep.add(3)
         go_on.set()
-        assert ended.wait(10)
+        assert ended.wait(WAIT_S)
 
     assert calls == [[1], [2, 3]]
 
@@ -51,14 +53,14 @@ def test_given_a_call_that_fails_when_more_has_come_meanwhile_then_that_is_run()
     def run(items: list[int]) -> None:
         calls.append(items)
         began.set()
-        go_on.wait(10)
+        go_on.wait(WAIT_S)
         if items == [1]:
             raise ValueError("no")
 
     with ThreadPoolExecutor(1) as threads:
         sweep = Sweep(run, threads.submit)
         sweep.add(1)
-        assert began.wait(10)
+        assert began.wait(WAIT_S)
         sweep.add(2)
         go_on.set()
 
