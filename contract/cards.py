@@ -21,7 +21,7 @@ _PROJECT_SUFFIX = re.compile(r"-p\d+$")
 State = Literal["base", "current", "candidate", "refused", "retired"]
 """`base` of the settings; `current` of a project; `retired`, was current; `refused` by the rule; `candidate`, else."""
 
-Verdict = Literal["better", "no_boxes", "not_better", "chance", "few_images", "forgot"]
+Verdict = Literal["better", "no_boxes", "not_better", "chance", "few_images", "uneven", "forgot"]
 """Why a fine-tune's version was promoted (`better`), or refused; see worker.decision. Pages explain each."""
 
 
@@ -45,7 +45,7 @@ class VersionCard(BaseModel):
     decision: Literal["", "promoted", "refused"] = ""
     verdict: str = ""  #: a Verdict, or one that a newer worker knows; empty in cards of older ones
     reason: str = ""
-    evidence: dict[str, JsonValue] = Field(default_factory=dict)  #: how sure it is that mAP on val rose
+    evidence: dict[str, JsonValue] = Field(default_factory=dict)  #: how sure it is that weighted mAP on val rose
     settings: dict[str, JsonValue] = Field(default_factory=dict)
     packages: dict[str, str] = Field(default_factory=dict)
     score_threshold: float = DEFAULT_SCORE_THRESHOLD

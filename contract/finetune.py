@@ -115,6 +115,8 @@ class FinetuneRecord(BaseModel):
     eta_s: float | None = None
     map: float | None = None  #: on the val split, so far
     map_base: float | None = None
+    weighted_map: float | None = None  #: each label counted by its annotated boxes, which the decision rests on
+    weighted_map_base: float | None = None
     version: str | None = None  #: what was published
     decision: Literal["promoted", "refused"] | None = None
     code: str | None = None
@@ -124,7 +126,8 @@ class FinetuneRecord(BaseModel):
 Value = str | int | float
 _Text = TypeVar("_Text", str, bytes | str)  #: what redis-py's types say of replies that are always text here
 _PROGRESS_FIELDS = {"base", "stage", "stage_done", "stage_total", "images", "epoch", "epochs", "iteration",
-                    "iterations", "loss", "eta_s", "map", "map_base", "warnings", "gpus"}  # fmt: skip
+                    "iterations", "loss", "eta_s", "map", "map_base",
+                    "weighted_map", "weighted_map_base", "warnings", "gpus"}  # fmt: skip
 
 
 class FinetuneRecords:

@@ -108,7 +108,7 @@ class Loop:
 
         record = self._stage.follow_finetune(project, shoot_progress)
         self._show_project_page("models")
-        gain = f"mAP {record['map_base']:.2f} -> {record['map']:.2f}"
+        gain = f"mAP, weighted by boxes: {record['weighted_map_base']:.2f} -> {record['weighted_map']:.2f}"
         self._film.shoot(f"7  Better: {gain}. It becomes current, without a restart.", 2.6)
 
     def _show_project_page(self, section: str) -> None:

@@ -85,13 +85,13 @@ def draw(bar: Progress, task: TaskID, record: Mapping[str, Any]) -> None:
 
 
 def describe(record: Mapping[str, Any]) -> str:
-    """How far a fine-tune is: `epoch 3/12, loss 1.84, mAP 0.52, 40 s left`. Only what is known."""
+    """How far a fine-tune is: `epoch 3/12, loss 1.84, weighted mAP 0.52, 40 s left`. Only what is known."""
     epochs, total = (f"/{record[name]}" if name in record else "" for name in ("epochs", "stage_total"))
     known: dict[str, Callable[[Any], str]] = {
         "stage_done": lambda value: f"{value}{total} images",
         "epoch": lambda value: f"epoch {value}{epochs}",
         "loss": lambda value: f"loss {value:.3g}",
-        "map": lambda value: f"mAP {value:.3f}",
+        "weighted_map": lambda value: f"weighted mAP {value:.3f}",
         "eta_s": lambda value: f"{value:.0f} s left",
         "cancel_requested": lambda _: "stopping",
     }

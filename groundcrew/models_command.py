@@ -26,6 +26,7 @@ Json = dict[str, Any]
 
 PICTURES = {"loss": "loss.png", "precision-recall": "pr.png"}  #: what it shows -> file of a version
 PARTS = {"val": "on val", "general": "on the base's own held-out images"}  #: of a card's metrics
+FIGURES = {"weighted_map": "weighted mAP", "map": "mAP", "ap50": "AP50"}  #: of a part
 
 
 def list_models(settings: Settings, project_id: int | None) -> list[Json]:
@@ -150,21 +151,23 @@ def _as_row(listed: Listed) -> Json:
         "project_id": card.project_id,
         "base": card.base,
         "created_at": card.created_at,
-        "map_base": _map_on_val(card, "base"),
-        "map": _map_on_val(card, "candidate"),
+        "map_base": _on_val(card, "base", "map"),
+        "map": _on_val(card, "candidate", "map"),
+        "weighted_map_base": _on_val(card, "base", "weighted_map"),
+        "weighted_map": _on_val(card, "candidate", "weighted_map"),
         "reason": card.reason,
     }
 
 
-def _map_on_val(card: VersionCard, which: str) -> float | None:
+def _on_val(card: VersionCard, which: str, figure: str) -> float | None:
     on_val = card.metrics.get(which, {}).get("val")
-    found = on_val.get("map") if isinstance(on_val, dict) else None
+    found = on_val.get(figure) if isinstance(on_val, dict) else None
     return float(found) if isinstance(found, int | float) else None
 
 
 def print_models(rows: Sequence[Mapping[str, Any]]) -> None:
     """What list_models found, as a table."""
-    table = Table("Version", "State", "Project", "Made from", "mAP", "Made", "Reason")
+    table = Table("Version", "State", "Project", "Made from", "Weighted mAP", "Made", "Reason")
     for row in rows:
         project = "" if row["project_id"] is None else str(row["project_id"])
         table.add_row(*map(_plain, (row["ref"], row["state"], project, row["base"], _gain(row), row["created_at"][:16],
@@ -192,9 +195,9 @@ def explain_evidence(evidence: Mapping[str, Any]) -> str:
     measured = f"Measured on {evidence['images']} images with boxes"
     if "confidence" in evidence:
         sure = f"each end holds with {evidence['confidence']:.0%} confidence"
-        said = f"{measured}. On other images like these, mAP would change by {ends}; {sure}."
+        said = f"{measured}. On other images like these, weighted mAP would change by {ends}; {sure}."
     else:
-        said = f"{measured}, too few to say how sure it is. Image by image, mAP changed by {ends}."
+        said = f"{measured}, too few to say how sure it is. Image by image, weighted mAP changed by {ends}."
     few = " The decision rests on few images: annotate more, and the next one is surer."
     return said + few * bool(evidence["few_images"])
 
@@ -211,7 +214,7 @@ def _metrics_table(metrics: Mapping[str, Any]) -> Table:
         column.justify = "right"
     before, after = metrics.get("base", {}), metrics.get("candidate", {})
     for part, where in PARTS.items():
-        for name, title in (("map", "mAP"), ("ap50", "AP50")):
+        for name, title in FIGURES.items():
             table.add_row(f"{title} {where}", *(_figure(one.get(part, {}).get(name)) for one in (before, after)))
     per_class = [one.get("val", {}).get("per_class_ap", {}) for one in (before, after)]
     for label in dict.fromkeys([*per_class[0], *per_class[1]]):
@@ -224,7 +227,7 @@ def _figure(value: float | None) -> str:
 
 
 def _gain(row: Mapping[str, Any]) -> str:
-    before, after = row["map_base"], row["map"]
+    before, after = row["weighted_map_base"], row["weighted_map"]
     return "" if before is None or after is None else f"{before:.3f} -> {after:.3f}"
 
 

@@ -22,7 +22,7 @@ from contract.errors import JobCancelled
 from worker.dataset import Category
 from worker.detectors.base import Boxes, Detector
 from worker.images import Pixels
-from worker.matches import RECALLS, Matches, read_matches
+from worker.matches import RECALLS, Matches, mean_ap, read_matches
 from worker.replay import Replay
 from worker.tiles import TileLook, detect
 from worker.training.samples import SampleLike, read_pixels
@@ -47,10 +47,17 @@ class Metrics:
     precision50: NDArray[np.float64]  # (101,) mean precision at IoU 0.5 for each of RECALLS
     matches: Matches = field(default_factory=Matches)  #: image by image
 
+    @property
+    def weighted_map(self) -> float:
+        """`map` with each category counted by its annotated boxes: what a person has to correct, by and large."""
+        (found,) = mean_ap(self.matches, np.ones((1, self.matches.images), np.int64), weighted=True)
+        return float(found) if self.matches.classes else 0.0
+
     def to_json(self) -> dict[str, object]:
         """For metrics.json and the version's card."""
         per_class = {name: round(value, 4) for name, value in self.per_class_ap.items()}
-        figures = {"map": round(self.map, 4), "ap50": round(self.ap50, 4), "per_class_ap": per_class}
+        main = {"map": self.map, "weighted_map": self.weighted_map, "ap50": self.ap50}
+        figures = {**{name: round(value, 4) for name, value in main.items()}, "per_class_ap": per_class}
         return {**figures, "images": self.images, "boxes": self.boxes}
 
 

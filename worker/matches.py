@@ -1,4 +1,4 @@
-"""Which found boxes are right, image by image, and COCO's mAP as if images counted several times or not at all.
+"""Which found boxes are right, image by image, and mAP as if images counted several times or not at all.
 
 Called by worker/evaluate.py, which has pycocotools do the matching once, and by worker/decision.py, which draws the
 images anew hundreds of times. Must not import backend, groundcrew, torch or mmdet.
@@ -65,11 +65,12 @@ def _read_class(rows: NDArray[np.object_], truths: NDArray[np.int64], ious: int)
     return ClassMatches(image[order], right[:, order], truths)
 
 
-def mean_ap(matches: Matches, times: NDArray[np.int64]) -> NDArray[np.float64]:
+def mean_ap(matches: Matches, times: NDArray[np.int64], *, weighted: bool = False) -> NDArray[np.float64]:
     """mAP over IoU 0.50 to 0.95 as if image i were in the data set times[:, i] times.
 
     Args:
         times: (rows, images).
+        weighted: each category counts by its annotated boxes (scikit-learn's average="weighted"), not all alike.
 
     Returns:
         (rows,), each the mean over the categories that its images show; NaN where they show none.
@@ -77,16 +78,17 @@ def mean_ap(matches: Matches, times: NDArray[np.int64]) -> NDArray[np.float64]:
     most_boxes = max((len(one.image) for one in matches.classes), default=0)
     rows = max(1, NUMBERS_A_CALL // max(1, most_boxes))
     parts = [times[first : first + rows] for first in range(0, len(times), rows)]
-    return np.concatenate([_mean_over_classes(matches, part) for part in parts])
+    return np.concatenate([_mean_over_classes(matches, part, weighted) for part in parts])
 
 
-def _mean_over_classes(matches: Matches, times: NDArray[np.int64]) -> NDArray[np.float64]:
-    total, present = np.zeros(len(times)), np.zeros(len(times))
+def _mean_over_classes(matches: Matches, times: NDArray[np.int64], weighted: bool) -> NDArray[np.float64]:
+    total, weights = np.zeros(len(times)), np.zeros(len(times))
     for one in matches.classes:
         wanted = times @ one.truths
-        total += _average_precision(one, times, wanted)
-        present += wanted > 0
-    return np.divide(total, present, out=np.full(len(times), np.nan), where=present > 0)
+        weight = wanted if weighted else wanted > 0
+        total += _average_precision(one, times, wanted) * weight
+        weights += weight
+    return np.divide(total, weights, out=np.full(len(times), np.nan), where=weights > 0)
 
 
 def _average_precision(one: ClassMatches, times: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.float64]:

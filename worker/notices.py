@@ -33,7 +33,8 @@ LOOK_BACK_S = 3600.0  #: fine-tunes that ended longer ago are news to nobody
 TOLD_TTL_S = 2 * 3600
 CURRENT = "gc:notices:current"  #: hash: project -> the version that was current at the last look
 ENDED = "gc:notices:ended"  #: hash: project -> JSON counts at the last event
-_FINETUNE_FIELDS = ("id", "state", "requested_by", "base", "version", "decision", "code", "reason", "map", "map_base")
+_FINETUNE_FIELDS = ("id", "state", "requested_by", "base", "version", "decision", "code", "reason", "map", "map_base",
+                    "weighted_map", "weighted_map_base")  # fmt: skip
 
 
 class Notices:

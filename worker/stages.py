@@ -13,7 +13,7 @@ import shutil
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version as package_version
 from itertools import islice
@@ -186,7 +186,8 @@ class Stages:
             common = {"nms_iou": base.nms_iou, "cancelled": self._is_stopped}
             val = evaluate(detector, dataset.split("val"), dataset.categories, tiles=dataset.tiles, **common)
             findings[name] = Findings(val, evaluate_general(detector, replay, **common))
-        self.report(map=findings["candidate"].val.map, map_base=findings["base"].val.map)
+        new, old = findings["candidate"].val, findings["base"].val
+        self.report(map=new.map, map_base=old.map, weighted_map=new.weighted_map, weighted_map_base=old.weighted_map)
         drawn = {f"before ({base.ref})": findings["base"].val, "after": findings["candidate"].val}
         draw_precision_recall(candidate / "pr.png", drawn)
         rule = Rule()
@@ -247,9 +248,8 @@ class Stages:
         self.report(stage_done=done, stage_total=total)
 
     def _report_training(self, progress: Progress) -> None:
-        known = {"epoch": int(progress.epoch), "iteration": progress.iteration, "iterations": progress.iterations,
-                 "loss": round(progress.loss, 4), "eta_s": round(progress.eta_s, 1)}  # fmt: skip
-        self.report(**known, **({} if progress.map is None else {"map": round(progress.map, 4)}))
+        known = {**asdict(progress), "epoch": int(progress.epoch)}
+        self.report(**{name: round(value, 4) for name, value in known.items() if value is not None})
 
     def _is_stopped(self) -> bool:
         """Whether someone cancelled the job. Raises TrainerStopping where it has to be left to another trainer."""

@@ -17,7 +17,7 @@ from contract.cards import VersionCard
 class Figure(NamedTuple):
     """One measured value, 0..1, of the base and of this version."""
 
-    name: str  #: map_val, ap50_val, ap50_general, or a category
+    name: str  #: weighted_map_val, map_val, ap50_val, ap50_general, or a category
     before: float | None
     after: float
 
@@ -26,7 +26,8 @@ class Figure(NamedTuple):
         return self.after - self.before if self.before is not None else 0.0
 
 
-_PLACES = (("map_val", "val", "map"), ("ap50_val", "val", "ap50"), ("ap50_general", "general", "ap50"))
+_PLACES = (("weighted_map_val", "val", "weighted_map"), ("map_val", "val", "map"), ("ap50_val", "val", "ap50"),
+           ("ap50_general", "general", "ap50"))  # fmt: skip
 
 
 def compare_metrics(card: VersionCard) -> list[Figure]:
@@ -39,7 +40,7 @@ def compare_metrics(card: VersionCard) -> list[Figure]:
 
 
 class Evidence(NamedTuple):
-    """How sure it is that mAP on the project rose; see worker.decision.Rise."""
+    """How sure it is that weighted mAP on the project rose; see worker.decision.Rise."""
 
     lowest: float
     highest: float

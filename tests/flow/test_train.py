@@ -114,7 +114,7 @@ def test_log_says_how_it_was_made(trained: tuple[Path, list[Progress]]) -> None:
     log = json.loads((trained[0] / "train.json").read_text())
     assert log["iterations"] == QUICK.iterations
     assert log["options"]["learning_rate"] == QUICK.learning_rate
-    assert 0 <= log["best_map"] <= 1
+    assert 0 <= log["best_weighted_map"] <= 1
     assert log["replay"] is True
 
 

@@ -210,7 +210,7 @@ def test_a_candidate_that_learned_shuffled_labels_is_refused_and_the_current_ver
 
     # then
     assert (record["state"], record.get("decision")) == ("done", "refused"), record.get("reason")
-    assert record["map"] < record["map_base"]
+    assert record["weighted_map"] < record["weighted_map_base"]
     assert "it must rise" in record["reason"]
     assert registry.current(project).ref == current
     assert {row.ref: row.state for row in registry.list(project)}[record["version"]] == "refused"

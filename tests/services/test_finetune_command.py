@@ -101,8 +101,8 @@ def test_other_words_are_wrong_usage(command, words):
 
 def test_progress_is_said_in_words_as_far_as_it_is_known():
     assert describe({"state": "queued"}) == ""
-    record = {"epoch": 3, "epochs": 12, "loss": 1.8421, "map": 0.5, "eta_s": 39.6, "cancel_requested": True}
-    assert describe(record) == "epoch 3/12, loss 1.84, mAP 0.500, 40 s left, stopping"
+    record = {"epoch": 3, "epochs": 12, "loss": 1.8421, "weighted_map": 0.5, "eta_s": 39.6, "cancel_requested": True}
+    assert describe(record) == "epoch 3/12, loss 1.84, weighted mAP 0.500, 40 s left, stopping"
 
 
 def test_a_stage_that_counts_images_has_its_own_bar():

@@ -132,6 +132,49 @@ def test_little_may_be_forgotten(kept: float, promoted: bool) -> None:
     assert ("was forgotten" in decision.reason) is not promoted
 
 
+KNOWN = 30  #: labels of the project in the next two tests, before a new one is added
+
+
+def among_known(new_found: int, known_wrong: int) -> Metrics:
+    """Of ten images with three boxes of a new label each, and three boxes of known labels, each label once in all.
+
+    So many of the new label's three are found in each image; and that many known labels are taken for another.
+    """
+    places = np.concatenate([PLACES, PLACES + [0, 100, 0, 100]])
+    judged = []
+    for image in range(10):
+        known = range(1 + 3 * image, 4 + 3 * image)
+        labels = np.array([*[0] * new_found, *(0 if label <= known_wrong else label for label in known)])
+        boxes = np.concatenate([places[:new_found], places[3:]]).astype(np.float32)
+        found = Boxes(boxes, np.full(len(labels), 0.9), labels)
+        judged.append(Judged(places, [0, 0, 0, *known], found, range(1 + KNOWN)))
+    return measure(judged, [f"label {number}" for number in range(1 + KNOWN)])
+
+
+def test_a_new_label_counts_by_its_boxes_not_as_one_of_many() -> None:
+    # given half of the boxes are of a new label / when it is learned, and one of thirty known labels gets worse
+    base, candidate = among_known(0, 0), among_known(3, 1)
+    # then mAP has hardly seen it, which alone would be chance, but weighted mAP has
+    assert abs(candidate.map - base.map) < 0.002
+    assert base.weighted_map == pytest.approx(0.5)
+    decision = decide(Findings(base), Findings(candidate))
+    assert decision.promoted, decision.reason
+    assert decision.evidence["lowest"] > 0.3
+    assert "weighted mAP on val went from 0.500 to" in decision.reason
+
+
+def test_labels_with_few_boxes_are_not_given_up_for_one_with_many() -> None:
+    # given the same / when it is learned, but three of thirty known labels are found no more
+    base, candidate = among_known(0, 0), among_known(3, 3)
+    decision = decide(Findings(base), Findings(candidate))
+    # then
+    assert decision.evidence["lowest"] > 0.2
+    assert (decision.verdict, decision.promoted) == ("uneven", False)
+    for said in (f"{base.map:.3f} to {candidate.map:.3f}", "may fall by 0.02", "labels that got worse"):
+        assert said in decision.reason
+    assert decide(Findings(base), Findings(candidate), Rule(most_fallen=0.1)).promoted
+
+
 def test_a_surer_rule_is_stricter() -> None:
     base, candidate = [2] * 30, [3] * 10 + [1] * 4 + [2] * 16
     assert judge(base, candidate).verdict == "better"
@@ -149,8 +192,8 @@ def test_the_same_measurements_give_the_same_decision() -> None:
 
 
 def test_the_rule_says_its_own_numbers() -> None:
-    said = Rule(confidence=0.95, fewest_images=7, most_forgetting=0.03).describe()
-    assert all(number in said for number in ("95%", "than 7 images", "at most 0.03"))
+    said = Rule(confidence=0.95, fewest_images=7, most_fallen=0.01, most_forgetting=0.03).describe()
+    assert all(number in said for number in ("95%", "than 7 images", "at most 0.01; AP50", "at most 0.03"))
 
 
 def test_at_most_one_in_seven_equally_good_candidates_is_promoted() -> None:
@@ -173,11 +216,15 @@ def test_an_image_that_counts_twice_counts_as_two_for_coco(seed: int) -> None:
     dice = np.random.default_rng(seed)
     judged = [look(dice, make_image(dice), 0.5) for _ in range(8)]
     times = dice.multinomial(8, np.full(8, 1 / 8), size=3)
-    found = mean_ap(measure(judged, LABELS).matches, times)
+    matches = measure(judged, LABELS).matches
+    found, weighted = mean_ap(matches, times), mean_ap(matches, times, weighted=True)
     # then mAP is what pycocotools says of a data set in which they are repeated
-    for row, ours in zip(times, found, strict=True):
+    for row, ours, ours_weighted in zip(times, found, weighted, strict=True):
         repeated = [image for image, count in zip(judged, row, strict=True) for _ in range(count)]
-        assert ours == pytest.approx(measure(repeated, LABELS).map, abs=1e-9)
+        coco = measure(repeated, LABELS)
+        assert ours == pytest.approx(coco.map, abs=1e-9)
+        boxes = [sum(LABELS[label] == name for one in repeated for label in one.truth) for name in coco.per_class_ap]
+        assert ours_weighted == pytest.approx(np.average(list(coco.per_class_ap.values()), weights=boxes), abs=1e-9)
 
 
 def test_images_that_show_nothing_have_no_average_precision() -> None:

@@ -12,9 +12,9 @@ from groundcrew.cli import cli
 from tests.fakes.versions import card, version_files
 
 METRICS = {
-    "base": {"val": {"map": 0.31}},
+    "base": {"val": {"map": 0.9, "weighted_map": 0.31}},
     "candidate": {
-        "val": {"map": 0.62, "ap50": 0.8, "per_class_ap": {"red kite": 0.7}}, "general": {"map": 0.9, "ap50": 0.95},
+        "val": {"map": 0.91, "weighted_map": 0.62, "ap50": 0.8, "per_class_ap": {"red kite": 0.7}}, "general": {"map": 0.9, "ap50": 0.95},
     },
 }  # fmt: skip
 
@@ -59,7 +59,7 @@ def test_show_prints_the_card(models):
 def test_show_sets_the_measurements_side_by_side(models):
     said = models("show", "tiny-shapes-p3-1")
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.splitlines()]
-    assert ["mAP on val", "0.310", "0.620"] in rows
+    assert ["weighted mAP on val", "0.310", "0.620"] in rows
     assert ['AP of "red kite" on val', "", "0.700"] in rows
     assert ["AP50 on the base's own held-out images", "", "0.950"] in rows
 
@@ -71,9 +71,9 @@ def test_show_sets_the_measurements_side_by_side(models):
         (
             3,
             {},
-            "too few to say how sure it is. Image by image, mAP changed by +0.100 to +0.400. The decision rests on",
+            "too few to say how sure it is. Image by image, weighted mAP changed by +0.100 to +0.400. The decision rests on",
         ),
-        (40, {"confidence": 0.9}, "mAP would change by +0.100 to +0.400; each end holds with 90% confidence.\n"),
+        (40, {"confidence": 0.9}, "weighted mAP would change by +0.100 to +0.400; each end holds with 90% confidence.\n"),
     ],
 )
 def test_show_says_on_how_many_images_the_decision_rests(models, registry, tmp_path, images, asked, said):

@@ -89,13 +89,14 @@ def test_numbers_and_shares() -> None:
 def test_figures_of_a_card_stand_side_by_side() -> None:
     # given a version with a class that its base could not find, and no forgetting check
     card = VersionCard(name="a", version="1", base="b-1", metrics={
-        "base": {"val": {"map": 0.4, "ap50": 0.5, "per_class_ap": {"car": 0.4}}},
-        "candidate": {"val": {"map": 0.6, "ap50": 0.7, "per_class_ap": {"van": 0.8, "car": 0.4}}},
+        "base": {"val": {"map": 0.4, "weighted_map": 0.3, "ap50": 0.5, "per_class_ap": {"car": 0.4}}},
+        "candidate": {"val": {"map": 0.6, "weighted_map": 0.8, "ap50": 0.7, "per_class_ap": {"van": 0.8, "car": 0.4}}},
     })  # fmt: skip
 
     # then
     assert compare_metrics(card) == [
-        Figure("map_val", 0.4, 0.6), Figure("ap50_val", 0.5, 0.7), Figure("car", 0.4, 0.4), Figure("van", None, 0.8),
+        Figure("weighted_map_val", 0.3, 0.8), Figure("map_val", 0.4, 0.6), Figure("ap50_val", 0.5, 0.7),
+        Figure("car", 0.4, 0.4), Figure("van", None, 0.8),
     ]  # fmt: skip
     assert read_facts(card) == {"base": "b-1", "score_threshold": 0.3, "nms_iou": 0.7}
     assert compare_metrics(VersionCard(name="a", version="1")) == []

@@ -86,6 +86,32 @@ def test_every_class_is_in_both_where_its_images_are_its_own(kinds) -> None:
     assert set().union(*found.values()) == {"train", "val"}
 
 
+@given(st.integers(1, 10_000), st.integers(1, 60))
+def test_enough_images_measure_where_chance_left_too_few(first: int, images: int) -> None:
+    # given a project of so many images with boxes, half of which show a second label, and as many without boxes
+    ids = range(first, first + images)
+    boxed = [item(number, *range(1 + number % 2, 3)) for number in ids]
+    splits = assign_splits([*boxed, *(item(number + 100_000) for number in ids)])
+
+    # then at least a quarter of them measure, or five
+    on_val = [number for number in ids if splits[number] == "val"]
+    assert len(on_val) >= min(5, images // 4)
+    # and where the hash alone gives enough, it alone decides
+    assert set(on_val) >= {number for number in ids if images > 10 and _hash_says_val(number)}
+
+
+def _hash_says_val(number: int) -> bool:
+    return assign_splits([item(number)])[number] == "val"
+
+
+def test_no_label_leaves_train_so_that_more_images_measure() -> None:
+    # given twenty images, of which sixteen show a label that none of the others shows
+    items = [item(number, 1) for number in range(4)] + [item(number, number) for number in range(4, 20)]
+    splits = assign_splits(items, kept={number: "train" for number in range(4)})
+    # then those sixteen are learned, but for one without which nothing could be measured
+    assert sum(split == "val" for split in splits.values()) == 1
+
+
 @given(tasks)
 def test_both_splits_hold_boxes_if_two_images_do(items) -> None:
     with_boxes = [task for task in items if task.category_ids]

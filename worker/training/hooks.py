@@ -22,12 +22,13 @@ from mmengine.runner import Runner
 from torch import nn
 
 from contract.errors import JobCancelled
+from worker.evaluate import Metrics
 from worker.training.options import Progress, TrainOptions
 
 LOSSES_FILE = "losses.jsonl"
 CHECKPOINT_FILE = "last.pth"
 REPORT_EVERY_S = 0.5
-NOISE = 0.02  #: of mAP on val
+NOISE = 0.02  #: of weighted mAP on val
 LOSS_MEMORY = 0.95  #: the loss that is shown is a mean over about the last twenty updates
 
 
@@ -38,7 +39,8 @@ class RunState:
     elapsed_s: float = 0.0
     loss: float | None = None
     map: float | None = None  #: the latest measured on val
-    best_map: float | None = None
+    weighted_map: float | None = None
+    best_weighted_map: float | None = None
     worse_in_a_row: int = 0
     _since: float = field(default_factory=time.monotonic, repr=False)
 
@@ -141,8 +143,9 @@ class Reporter(Hook):
         pace_s = (time.monotonic() - started_s) / max(done - first, 1)
         epoch = self._count_epochs(done * runner.train_loop.images_an_update)
         left = 0 if runner.train_loop.stop_training else runner.max_iters - done
-        loss = round(self._state.loss or 0.0, 4)
-        return Progress(round(epoch, 2), done, runner.max_iters, loss, round(left * pace_s, 1), self._state.map)
+        state, loss = self._state, round(self._state.loss or 0.0, 4)
+        measured = state.map, state.weighted_map
+        return Progress(round(epoch, 2), done, runner.max_iters, loss, round(left * pace_s, 1), *measured)
 
 
 def keep_losses(path: Path, iterations: int) -> None:
@@ -191,8 +194,9 @@ class Saver(Hook):
 class Validator(Hook):
     """Measures the averaged weights on val, keeps the latest good ones, and ends a run that gets worse.
 
-    "Good" is within `NOISE` of the best. A few dozen images with many old labels hardly show what a new one gains:
-    the highest mAP of a 40-image project came after a third of the run, with a recall of 0.03 for its new label.
+    "Good" is within `NOISE` of the best weighted mAP: later weights are the surer ones. mAP itself would not do. With
+    many old labels it hardly shows what a new one gains: the highest mAP of a 40-image project came after a third of
+    the run, with a recall of 0.03 for its new label.
     """
 
     priority = "LOW"  # after the moving average, before Saver
@@ -202,7 +206,7 @@ class Validator(Hook):
         options: TrainOptions,
         state: RunState,
         average: EMAHook,
-        measure: Callable[[nn.Module], float],
+        measure: Callable[[nn.Module], Metrics],
         keep: Callable[[nn.Module], None],
     ) -> None:
         self._options, self._state, self._average = options, state, average
@@ -220,15 +224,18 @@ class Validator(Hook):
             return
         self._measured = due
         # Only the first process measures; the others wait here for what it found.
-        found = [self._measure(self._average.ema_model.module) if mmengine.dist.is_main_process() else None]
+        found: list[tuple[float, float]] = [(0.0, 0.0)]
+        if mmengine.dist.is_main_process():
+            metrics = self._measure(self._average.ema_model.module)
+            found = [(metrics.map, metrics.weighted_map)]
         mmengine.dist.broadcast_object_list(found)
-        self._judge(runner, float(found[0] or 0.0))
+        self._state.map, self._state.weighted_map = found[0]
+        self._judge(runner, found[0][1])
 
     def _judge(self, runner: Runner, value: float) -> None:
-        state = self._state
-        state.map = value
-        if state.best_map is None or value >= state.best_map - NOISE:
-            state.best_map, state.worse_in_a_row = max(value, state.best_map or 0.0), 0
+        state, best = self._state, self._state.best_weighted_map
+        if best is None or value >= best - NOISE:
+            state.best_weighted_map, state.worse_in_a_row = max(value, best or 0.0), 0
             if mmengine.dist.is_main_process():
                 self._keep(self._average.ema_model.module)
         else:

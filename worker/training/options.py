@@ -75,6 +75,7 @@ class Progress:
     loss: float  #: mean of the last iterations
     eta_s: float
     map: float | None = None  #: COCO mAP on val, the latest measured
+    weighted_map: float | None = None  #: the same, each label counted by its annotated boxes
 
 
 def read_options(base_directory: Path | None, overrides: Mapping[str, object] | None = None) -> TrainOptions:

@@ -30,7 +30,7 @@ from worker.detectors.mmgdino import MMGroundingDino, choose_device
 from worker.detectors.preprocess import Preprocessor
 from worker.detectors.prompts import START_AND_END_TOKENS, clean_prompt, text_limit
 from worker.detectors.stack import get_test_pipeline_cfg
-from worker.evaluate import evaluate
+from worker.evaluate import Metrics, evaluate
 from worker.replay import open_replay
 from worker.train import VERSION_DIRECTORY, directory_of
 from worker.training.augment import Augmentation
@@ -128,10 +128,9 @@ class Run:
             return []
         preprocess = Preprocessor(self._config)
 
-        def measure(module: nn.Module) -> float:
+        def measure(module: nn.Module) -> Metrics:
             detector = MMGroundingDino(module, preprocess)  # a new one each time: it remembers features of prompts
-            found = evaluate(detector, val, self._data.categories, tiles=self._data.tiles, cancelled=cancelled)
-            return found.map
+            return evaluate(detector, val, self._data.categories, tiles=self._data.tiles, cancelled=cancelled)
 
         def keep(module: nn.Module) -> None:
             write_weights(self._work_dir / BEST_FILE, module.state_dict(), half=self._half)
@@ -171,7 +170,7 @@ class Run:
     def _chosen_weights(self, averaged: nn.Module) -> Mapping[str, Tensor]:
         """The best that were measured; without val images the last."""
         best = self._work_dir / BEST_FILE
-        return read_state_dict(best) if self._state.best_map is not None else averaged.state_dict()
+        return read_state_dict(best) if self._state.best_weighted_map is not None else averaged.state_dict()
 
     def _write(self, version: Path, weights: Mapping[str, Tensor], runner: Runner, seconds: float) -> None:
         losses = read_losses(self._work_dir / LOSSES_FILE)
@@ -183,7 +182,7 @@ class Run:
             "seconds_of_last_trainer": round(seconds, 1),
             "processes": get_world_size(),
             "chunk_size": runner.train_loop.chunk_size,
-            "best_map": self._state.best_map,
+            "best_weighted_map": self._state.best_weighted_map,
             "replay": self._stream.replay is not None,
         }
         write_version(
