@@ -112,7 +112,8 @@ class Showcase:
         self.finetunes.request(job)
         self.finetunes.start(job, "trainer-80@gpu-1")
         self.finetunes.progress(job.id, stage="train", images=212, base=self.registry.current(project_id).ref, epoch=3,
-                                iteration=140, iterations=400, loss=1.287, eta_s=252, map=0.713, weighted_map=0.688)  # fmt: skip
+                                iteration=140, iterations=400, loss=1.287, eta_s=252, map=0.713,
+                                weighted_map=0.688)  # fmt: skip
         return job
 
     def fail_finetune(self, project_id: int, error: GroundcrewError) -> None:

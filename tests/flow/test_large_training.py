@@ -98,4 +98,5 @@ def test_a_short_training_on_tiles_learns_what_the_whole_picture_does_not_show(d
     after = measure_in(dataset, tuned, TILES)
     assert after.per_class_ap[NEW.name] > 0.3, after.per_class_ap
     assert after.map > before.map + 0.1
-    assert json.loads((version / "train.json").read_text())["best_weighted_map"] == pytest.approx(after.weighted_map, abs=0.05)
+    log = json.loads((version / "train.json").read_text())
+    assert log["best_weighted_map"] == pytest.approx(after.weighted_map, abs=0.05)

@@ -40,7 +40,8 @@ SETUP, CREATED = recorded("setup").body, recorded("webhook-tasks-created").body
 BATCH, TYPED = recorded("predict-batch").body, recorded("predict-interactive").body
 MANY = CREATED | {"tasks": tasks_like(CREATED["tasks"][0], 3)}
 PROGRESS = {"base": "tiny-shapes-1", "stage": "train", "images": 9, "epoch": 1, "epochs": 2, "iteration": 3,
-            "iterations": 4, "loss": 0.5, "eta_s": 6.0, "map": 0.7, "map_base": 0.6, "weighted_map": 0.8, "weighted_map_base": 0.3, "warnings": "none",
+            "iterations": 4, "loss": 0.5, "eta_s": 6.0, "map": 0.7, "map_base": 0.6,
+            "weighted_map": 0.8, "weighted_map_base": 0.3, "warnings": "none",
             "gpus": "GPU-1,GPU-2", "stage_done": 2, "stage_total": 9}  # fmt: skip
 
 

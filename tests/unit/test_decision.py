@@ -140,7 +140,7 @@ def among_known(new_found: int, known_wrong: int) -> Metrics:
 
     So many of the new label's three are found in each image; and that many known labels are taken for another.
     """
-    places = np.concatenate([PLACES, PLACES + [0, 100, 0, 100]])
+    places = np.concatenate([PLACES, PLACES + np.array([0, 100, 0, 100])])
     judged = []
     for image in range(10):
         known = range(1 + 3 * image, 4 + 3 * image)
