@@ -116,7 +116,7 @@ def get_weights(place, shelf) -> Callable[..., subprocess.CompletedProcess[str]]
             "PATH": f"{place / 'bin'}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(REPOSITORY),
             "WEIGHTS_URL": shelf.url, "BERT_URL": f"{shelf.url}/bert", "MODEL_DIR": str(place / "models"),
         })  # fmt: skip
-        return subprocess.run([place / "deploy" / "get_weights", *arguments], env=environment, timeout=120,
+        return subprocess.run([place / "deploy" / "get_weights", *arguments], env=environment, timeout=300,
                               capture_output=True, text=True, check=False)  # fmt: skip
 
     return run

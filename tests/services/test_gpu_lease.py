@@ -44,7 +44,7 @@ def test_with_refuse_four_get_one_each_and_four_are_told_what_to_do(holders):
 
 def test_after_kill_9_a_waiting_worker_takes_over_when_the_lease_has_lapsed(holders, client):
     # given four workers that hold a GPU each, and one that waits
-    *first, waiting = holders(5, "wait", ttl_s=3.0)
+    *first, waiting = holders(5, "wait", ttl_s=9.0)  # the living ones have six seconds to renew theirs
     held = {facts["leased"]: holder for facts, holder in zip(race(first), first, strict=True)}
     assert sorted(held) == sorted(UUIDS)
     waiting.go()

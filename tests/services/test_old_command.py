@@ -80,7 +80,7 @@ def test_a_setting_that_does_not_exist_is_refused_with_a_sentence(old_path, tmp_
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
 
     assert "'checkpoint' is not a setting of Groundcrew; did you mean 'checkpoint_file'?" in finished.stderr
@@ -97,7 +97,7 @@ def test_without_an_install_it_says_what_to_do(old_path, tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
 
     assert f"run `make install` in {tmp_path}" in finished.stderr

@@ -1,7 +1,5 @@
 """What Redis and Celery may lose comes back, and what waits for its time is sent once it has come."""
 
-import time
-
 import pytest
 
 from contract.broker import make_celery, queue_depths
@@ -12,6 +10,7 @@ from contract.results import Results
 from contract.settings import read_settings
 from contract.status import JobRecords
 from tests.fakes.jobs import predict_job, write_job
+from tests.services.waiting import wait_until
 from worker.reconcile import LEADER, Reconciler
 from worker.tasks import Crew
 
@@ -104,24 +103,17 @@ def test_delayed_jobs_are_sent_when_due_and_only_then(crew, client, reconciler):
 def test_one_leads_and_the_next_takes_over_when_it_stops(crew, client):
     first, second = Reconciler(crew, client), Reconciler(crew, client)
     first.start()
-    wait_for(lambda: client.get(lease_key(LEADER)) is not None)
+    wait_until(lambda: client.get(lease_key(LEADER)) is not None, "a leader")
     leader = client.get(lease_key(LEADER))
     second.start()
     crew.delayed.add(write_job(1), after_s=-1)
-    wait_for(lambda: client.llen(WRITE_QUEUE) == 1)
+    wait_until(lambda: client.llen(WRITE_QUEUE) == 1, "what is due")
     assert client.get(lease_key(LEADER)) == leader
     first.stop()
     crew.delayed.add(write_job(2), after_s=-1)
-    wait_for(lambda: client.llen(WRITE_QUEUE) == 2)
+    wait_until(lambda: client.llen(WRITE_QUEUE) == 2, "what is due next")
     second.stop()
     assert client.get(lease_key(LEADER)) is None
-
-
-def wait_for(condition, deadline_s=30):
-    end = time.monotonic() + deadline_s
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def test_queue_depths_name_every_queue(crew, client):

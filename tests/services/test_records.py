@@ -15,6 +15,7 @@ from contract.results import Results
 from contract.settings import read_settings
 from contract.status import JobRecords
 from tests.fakes.jobs import predict_job, write_job
+from tests.services.waiting import wait_until
 
 
 @pytest.fixture
@@ -134,7 +135,7 @@ def a_prediction(task_id=1):
 def test_a_waiter_gets_the_result_that_comes_while_it_waits(results):
     job = predict_job(1, delivery="claim")
     threading.Timer(0.1, results.put, (job, a_prediction())).start()
-    assert results.wait(job, 10) == a_prediction()
+    assert results.wait(job, 60) == a_prediction()
 
 
 def test_a_waiter_is_woken_by_a_failure_long_before_its_deadline(results):
@@ -188,8 +189,7 @@ def test_a_write_lock_has_one_owner(results):
 def test_a_heartbeat_is_seen_and_goes_with_its_process(client):
     beat = Heartbeat(client, "worker-1@host", lambda: {"role": "predict"})
     beat.start()
-    while not alive(client):
-        time.sleep(0.01)
+    wait_until(lambda: bool(alive(client)), "the first beat")
     (process,) = alive(client)
     assert abs(float(process.pop("beat_s")) - time.time()) < TTL_S
     assert process == {"name": "worker-1@host", "role": "predict"}
@@ -210,5 +210,5 @@ def test_two_who_wait_for_the_same_job_are_both_woken(results):
         thread.start()
     results.put(job, a_prediction())
     for thread in threads:
-        thread.join(30)
+        thread.join(120)
     assert found == [a_prediction()] * 2

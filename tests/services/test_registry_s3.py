@@ -8,6 +8,7 @@ Example: pytest tests/services/test_registry_s3.py
 import subprocess
 import sys
 import threading
+import time
 
 import fsspec
 import pytest
@@ -15,16 +16,19 @@ import pytest
 from contract.errors import CheckpointRefused, RegistryError
 from contract.registry import Registry
 from contract.settings import read_settings
+from groundcrew.checks.model import check_registry
+from groundcrew.checks.patient import Patient
 from groundcrew.child import bare_environment
 from tests.fakes.versions import CONTENT, card, version_files
 from tests.services.machine import REPOSITORY
-from tests.services.s3_server import serve_s3
+from tests.services.s3_server import demand_keys, serve_s3
 
 pytestmark = pytest.mark.services
 
 BASE, FIRST, SECOND = "tiny-shapes-1", "tiny-shapes-p3-1", "tiny-shapes-p3-2"
 UPLOADS_OF_A_VERSION = len(CONTENT) + 2  #: and checksums, and the card
 CROWD = 5
+LABEL_STUDIOS_PATIENCE_S = 3  #: with /setup
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +114,7 @@ def test_a_kill_in_the_middle_of_an_upload_leaves_the_old_ones_and_the_next_try_
     folder = version_files(tmp_path, "2")
     ended = subprocess.run(
         [sys.executable, "-m", "tests.fakes.dying_publisher", str(uploads), str(folder), "ft-3-2"],
-        cwd=REPOSITORY, env=bare_environment(access | environment_of(tmp_path, "dying")), timeout=120, check=False,
+        cwd=REPOSITORY, env=bare_environment(access | environment_of(tmp_path, "dying")), timeout=300, check=False,
     )  # fmt: skip
     whole = uploads == UPLOADS_OF_A_VERSION
     assert ended.returncode == (0 if whole else 9)
@@ -170,3 +174,80 @@ def test_without_keys_reading_and_listing_are_errors_that_name_model_dir(filled,
         open_registry("keyless").current(3)
     with pytest.raises(RegistryError, match=r"MODEL_DIR: .* cannot be listed"):
         open_registry("keyless").list(3)
+
+
+# -- a store that refuses, or is not there -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def guarded(tmp_path, monkeypatch, no_cached_client):
+    """The right keys of a server that checks them, and a function that puts a text into the file they are read from."""
+    with serve_s3(tmp_path) as access:
+        keys = demand_keys(access["AWS_ENDPOINT_URL"], "crew")
+        monkeypatch.setenv("AWS_ENDPOINT_URL", access["AWS_ENDPOINT_URL"])
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+
+        def use(text):
+            (tmp_path / "credentials").write_text(text)
+            fsspec.get_filesystem_class("s3").clear_instance_cache()
+            return read_settings(environment_of(tmp_path))
+
+        yield keys, use
+
+
+def everything(tmp_path):
+    """What one may ask of a registry."""
+    files = version_files(tmp_path)
+    return (lambda r: r.current(3), lambda r: r.list(), lambda r: r.get(FIRST), lambda r: r.promote(3, BASE),
+            lambda r: r.publish(files, card()))  # fmt: skip
+
+
+def test_keys_that_the_store_refuses_are_errors_that_name_where_they_stand(guarded, tmp_path):
+    keys, use = guarded
+    for text in (keys._replace(secret="other").as_file(), keys._replace(key_id="AKIAOTHER").as_file(), "no keys\n"):
+        settings = use(text)
+        for what in everything(tmp_path):
+            with pytest.raises(RegistryError, match=r"^MODEL_DIR: .* check the keys: AWS_SHARED_CREDENTIALS_FILE"):
+                what(Registry(settings))
+        assert keys.secret not in check_registry(Patient(settings)).message
+    assert Registry(use(keys.as_file())).current(3).ref == BASE
+
+
+def test_the_doctor_examines_the_registry(guarded, tmp_path):
+    keys, use = guarded
+    Registry(use(keys.as_file())).publish(version_files(tmp_path), card())
+    assert check_registry(Patient(use(keys.as_file()))).message == "1 model version beside the base in s3://crew/models"
+
+    found = check_registry(Patient(use(keys._replace(secret="other").as_file())))
+
+    assert found.status == "problem"
+    assert "AWS_SHARED_CREDENTIALS_FILE" in found.message
+    assert "start the processes again" in found.remedy
+
+
+def test_a_bucket_that_is_missing_is_an_error_and_is_not_made(cloud, tmp_path):
+    """It reads like an empty one: every project would silently be back at the base model."""
+    settings = read_settings(environment_of(tmp_path) | {"MODEL_DIR": "s3://crw/models"})
+    for what in everything(tmp_path):
+        with pytest.raises(RegistryError, match="MODEL_DIR: there is no bucket crw"):
+            what(Registry(settings))
+    assert not cloud.exists("crw")
+
+
+def test_a_store_that_goes_away_before_the_files_are_fetched_is_an_error_that_names_it(tmp_path, monkeypatch,
+                                                                                      no_cached_client):  # fmt: skip
+    # given a version that this process has seen
+    with serve_s3(tmp_path) as access:
+        for name, value in access.items():
+            monkeypatch.setenv(name, value)
+        fsspec.filesystem("s3").mkdir("crew")
+        Registry(read_settings(environment_of(tmp_path))).publish(version_files(tmp_path), card())
+        other = Registry(read_settings(environment_of(tmp_path, "b")))
+        assert (other.card(FIRST).ref, other.current(3).ref) == (FIRST, BASE)
+
+    # when / then
+    with pytest.raises(RegistryError, match=r"cannot be fetched from MODEL_DIR: .*; check AWS_ENDPOINT_URL"):
+        other.fetch(FIRST)
+    asked_s = time.monotonic()
+    assert other.current(3).ref == BASE
+    assert time.monotonic() - asked_s < LABEL_STUDIOS_PATIENCE_S

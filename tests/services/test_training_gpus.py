@@ -15,13 +15,14 @@ import pytest
 from contract.errors import JobCancelled, SettingsError
 from contract.leases import owners
 from contract.settings import read_settings
-from tests.services.gpu_holder import GIB, UUIDS, holding, race
+from tests.services.gpu_holder import GIB, LONG_S, UUIDS, holding, race
+from tests.services.waiting import wait_until
 from worker.gpu_lease import VISIBLE, lease_gpus_for_training
 from worker.gpu_seats import Guest, find_places, seat_keys, sit_down
 from worker.gpus import Gpu
 from worker.training_gpus import WAITING, hold_gpus
 
-TTL_S = 3.0
+TTL_S = 9.0  #: renewed every three seconds, on a busy machine a bit later
 CANCEL_LIMIT_S = 10.0  #: promised
 ALL = [Gpu(uuid, "simulated", 80 * GIB, 80 * GIB) for uuid in UUIDS]
 
@@ -96,7 +97,7 @@ def test_of_those_that_need_three_one_has_three_and_the_others_hold_nothing_whil
 
 def wait_for_a_lease(client, holders):
     """Whose job holds three GPUs now."""
-    ends_at = time.monotonic() + 30
+    ends_at = time.monotonic() + 120
     while time.monotonic() < ends_at:
         for holder in holders:
             job = next(word for word in holder.process.args if word.endswith(":3")).partition(":")[0]
@@ -200,19 +201,25 @@ def test_after_kill_9_the_same_job_has_its_gpu_at_once_and_another_job_later(red
 
 
 def test_a_living_training_keeps_its_gpu_for_longer_than_a_lease_lives(redis_url, client):
-    with holding(redis_url, "wait", "ft-1-a:4", "ft-2-a:1", ttl_s=1.0) as (first, other):
+    with holding(redis_url, "wait", "ft-1-a:4", "ft-2-a:1", ttl_s=TTL_S) as (first, other):
         race([first])
         assert "waiting" in race([other])[0]
-        for _ in range(25):
-            assert owned_by(client, "ft-1-a") == 4
-            time.sleep(0.1)
+        leases = client.keys("gc:lease:gpu:*")
+        assert len(leases) == 4
+
+        # when their ends are moved far away, a renewal is seen by moving them back
+        for _ in range(2):
+            for key in leases:
+                client.expire(key, int(LONG_S))
+            wait_until(lambda: max(map(client.ttl, leases)) <= TTL_S, "a renewal of each")
+        assert owned_by(client, "ft-1-a") == 4
 
 
 def test_a_training_ends_when_another_one_has_its_gpu(redis_url, client):
     with holding(redis_url, "wait", "ft-1-a:2", ttl_s=1.0) as (holder,):
         leased = race([holder])[0]["leased"].split(",")
         client.set(f"gc:lease:gpu:{leased[1]}:train:0", "someone else")
-        assert holder.process.wait(timeout=30) == 3
+        assert holder.process.wait(timeout=120) == 3
 
 
 # -- waiting -------------------------------------------------------------------------------------------------------

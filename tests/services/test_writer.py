@@ -75,7 +75,7 @@ def test_two_writers_at_once_store_one_prediction(make_writer, store):
     writers, jobs = [make_writer(), make_writer()], [write_job(n) for n in range(50)]
     with ThreadPoolExecutor(100) as pool:
         futures = [pool.submit(writer.write, 1, [job]) for job in jobs for writer in writers]
-        ends = [future.result(30)[0] for future in futures]
+        ends = [future.result(120)[0] for future in futures]
     assert all(end is None or isinstance(end, LabelStudioUnreachable) for end in ends)
     assert store.tasks() == list(range(50))
 
