@@ -182,9 +182,9 @@ def test_the_next_image_is_predicted_by_it_and_shows_the_new_shape(trained, labe
     assert {p.model_version.startswith(record["version"] + ".") for p in stored} == {True}
     drawn = sum(name_of(pair) == NEW.shape for scene in fresh.values() for pair in scene.pairs)
     found = sum(len(boxes_of(p, NEW.shape)) for p in stored)
-    assert found >= 0.7 * drawn
+    assert found >= 0.5 * drawn  # ten trainings found 11 to 15 of 14; how much of it is what the benchmark measures
     found_before = sum(len(boxes_of(p, NEW.shape)) for p in before)
-    assert found_before < 0.5 * drawn * (ANNOTATED + NOT_YET) / len(fresh)
+    assert found_before < 0.1 * drawn * (ANNOTATED + NOT_YET) / len(fresh)
 
 
 def test_annotators_agree_more_with_the_new_version(trained, label_studio, crew):
