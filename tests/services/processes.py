@@ -1,13 +1,20 @@
 """Processes of this machine, by what their command lines say.
 
-Called by: tests/services. Must not import: anything of ours.
-Example: wait_until(lambda: processes_about(job.id) == [], "its processes to end")
+Called by: tests/services. Must not import: backend, worker.
+Example: wait_for_end_of(job.id)
 """
 
 from pathlib import Path
 
+from tests.services.waiting import wait_until
+
 LISTEN = "0A"  #: TCP_LISTEN of the kernel's include/net/tcp_states.h
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+
+def wait_for_end_of(text: str) -> None:
+    """Until no process mentions `text`: one that was killed has a command line until its memory is free."""
+    wait_until(lambda: processes_about(text) == [], f"the end of the processes about {text}")
+
 
 def processes_about(text: str) -> list[int]:
     """Ids of the living processes whose command line mentions `text`."""

@@ -36,7 +36,7 @@ def predicted(
 
 
 def agreement(crew: Crew, project: int) -> list[Json]:
-    return requests.get(f"{crew.url}/agreement", params={"project": project}, timeout=10).json()["versions"]
+    return requests.get(f"{crew.url}/agreement", params={"project": project}, timeout=60).json()["versions"]
 
 
 def wait_for_counts(crew: Crew, project: int, **expected: int) -> None:

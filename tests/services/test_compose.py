@@ -84,9 +84,10 @@ def test_200_tasks_by_four_workers_of_which_one_is_killed(crew, label_studio, pr
     wait_until(lambda: len(working(crew)) == WORKERS, "work by all four", crew.logs, deadline_s=400)
 
     # when all of one container is killed while there is more to do
+    victim = crew.containers("worker")[0]
     upload(label_studio, project, TASKS // 2, TASKS // 2)
     before = len(label_studio.predictions(project))
-    docker("kill", "--signal", "KILL", crew.containers("worker")[0])
+    docker("kill", "--signal", "KILL", victim)
     assert before < TASKS, "the kill came too late to show anything"
 
     # then each task has one prediction

@@ -16,14 +16,12 @@ from contract.registry import Registry
 from contract.settings import read_settings
 from contract.tiling import Tiling
 from groundcrew.demo.scenes import make_images, make_label_config
-from tests.services.processes import processes_about
+from tests.services.processes import wait_for_end_of
 from tests.services.trainers import QUICK, annotate, ask_for, run_trainer
 from tests.services.waiting import wait_until
 from worker.dataset import Dataset
 from worker.stages import work_directory
 from worker.tiles import TileLook
-
-pytestmark = pytest.mark.timeout(600)
 
 ATTRIBUTES = 'tile="300" tile_overlap="0.25"'
 TILES = TileLook(Tiling(300, 0.25, True), 0.4)  #: the threshold is that of the tiny model's card
@@ -61,7 +59,7 @@ def test_the_label_config_at_the_export_decides_and_a_killed_trainer_changes_not
     job = ask_for(records, project, **QUICK)
     ended = run_trainer(settings, job, "trainer", "evaluate")
     assert ended.returncode == -9, ended.stderr
-    wait_until(lambda: processes_about(job.id) == [], "the process that trains to end with its trainer")
+    wait_for_end_of(job.id)
     wait_until(lambda: not is_held(client, job.id), "the dead trainer's lease to lapse")
     cut = {path.name for path in (work_directory(settings, job.id) / "tiles").iterdir()}
     # when somebody turns tiles off before the next trainer takes over

@@ -168,7 +168,6 @@ def find_places(value: Any) -> Iterator[tuple[Any, Any]]:
             yield from find_places(inner)
 
 
-@pytest.mark.timeout(900)  # a minute and a half on a quiet machine
 def test_recorded_messages_with_parts_exchanged(fuzzed: Fuzzed) -> None:
     @settings(max_examples=MUTATED, **FUZZ)
     @given(message=mutations())

@@ -35,7 +35,7 @@ def settled(label_studio, crew, project):
     """The stored predictions, once no job of the project is under way any more."""
 
     def under_way():
-        counts = requests.get(f"{crew.url}/jobs", params={"project": project}, timeout=10).json()["counts"]
+        counts = requests.get(f"{crew.url}/jobs", params={"project": project}, timeout=60).json()["counts"]
         return counts["queued"] + counts["running"] + counts["writing"]
 
     wait_until(lambda: under_way() == 0, "the last job", crew.log_tail)
@@ -86,12 +86,12 @@ def test_an_unreadable_image_fails_alone_and_its_reason_can_be_looked_up(label_s
     label_studio.upload_images(project, [type(bad)(bad.name, bad.content[:60], bad.media_type), good])
 
     def failures():
-        found = requests.get(f"{crew.url}/jobs", params={"project": project}, timeout=10).json()
+        found = requests.get(f"{crew.url}/jobs", params={"project": project}, timeout=60).json()
         return found["failures"]
 
     wait_until(lambda: len(failures()) == 1, "the failure to be listed", crew.log_tail)
     (failure,) = failures()
-    job = requests.get(f"{crew.url}/jobs/{failure['id']}", timeout=10).json()
+    job = requests.get(f"{crew.url}/jobs/{failure['id']}", timeout=60).json()
     assert (job["state"], job["code"]) == ("failed", "image_unreadable")
     assert "damaged" in job["reason"]
     names = label_studio.image_names(project)

@@ -64,8 +64,8 @@ def watched(tmp_path_factory, label_studio, label_studio_server, label_studio_to
 
 
 def log_lines(watched):
-    text = (watched.crew.folder / "groundcrew.log").read_text()
-    return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    whole_lines, _, _ = (watched.crew.folder / "groundcrew.log").read_text().rpartition("\n")
+    return [json.loads(line) for line in whole_lines.splitlines() if line.startswith("{")]
 
 
 @pytest.mark.parametrize("query", QUERIES)
@@ -83,9 +83,9 @@ def test_the_counts_are_those_of_label_studio(watched):
     wait_until(lambda: value("groundcrew_images_total") == IMAGES, "all images to be counted")
     wait_until(lambda: value('groundcrew_predictions_written_total{result="stored"}') == IMAGES, "all write-backs")
     wait_until(lambda: value('groundcrew_jobs{state="done"}') == IMAGES, "all records")
-    assert value("groundcrew_batch_images_sum") == IMAGES
+    wait_until(lambda: value("groundcrew_batch_images_sum") == IMAGES, "all batches")
+    wait_until(lambda: value('groundcrew_outstanding_jobs{role="predict"}') == 0, "the last job")
     assert value("groundcrew_job_failures_total") == 1
-    assert value('groundcrew_outstanding_jobs{role="predict"}') == 0
 
 
 def test_every_alert_is_evaluated_and_none_fires(watched):
@@ -142,8 +142,9 @@ def test_the_logs_hold_no_secret(watched, label_studio_token):
 
 
 def test_the_import_was_told_of_once_and_signed(watched):
-    wait_until(lambda: bool(watched.receiver.events), "the notification")
-    finished = [event for event in watched.receiver.events if event["type"] == "predictions.finished"]
-    assert sum(event["data"]["done"] for event in finished) >= 20
-    assert len(finished) <= 2
+    def finished():
+        return [event for event in watched.receiver.events if event["type"] == "predictions.finished"]
+
+    wait_until(lambda: sum(event["data"]["done"] for event in finished()) >= 20, "the notification")
+    assert len(finished()) <= 2
     assert watched.receiver.refused == 0

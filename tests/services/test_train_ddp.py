@@ -10,7 +10,7 @@ import pytest
 
 from contract.errors import JobCancelled
 from tests.fakes.shape_project import make_shape_project, tiny_base
-from tests.services.processes import LOOPBACK, listening_addresses, processes_about
+from tests.services.processes import LOOPBACK, listening_addresses, processes_about, wait_for_end_of
 from worker.detectors.base import ModelSource
 from worker.detectors.mmgdino import load
 from worker.train import Progress, TrainOptions, train
@@ -58,7 +58,7 @@ def test_cancel_ends_both_processes(project: SampleSet, tmp_path: Path) -> None:
     # when / then
     with pytest.raises(JobCancelled):
         train(tiny_base(), project, tmp_path, options, report=seen.append, cancelled=lambda: bool(seen), device="cpu")
-    assert processes_about(str(tmp_path)) == []
+    wait_for_end_of(str(tmp_path))
     assert not (tmp_path / "version").exists()
 
 

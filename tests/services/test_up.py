@@ -118,6 +118,6 @@ def test_ctrl_c_stops_every_part_and_keeps_the_work(tmp_path):
     wait_until(lambda: child.exit_code is not None, "the end", child.log_tail)
     assert child.exit_code == 0
     assert "Traceback" not in child.log_text()
-    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "the end of all parts", child.log_tail)
     assert not (tmp_path / ".groundcrew" / "up.json").exists()
     assert list((tmp_path / ".groundcrew" / "redis").rglob("*.aof*")) != []

@@ -68,7 +68,7 @@ def run_trainer(settings: Settings, job: FinetuneJob, who: str = "nobody", stage
     `gpus` are UUIDs of simulated ones.
     """
     command = [*through, *TRAINER, job.id, who, stages]
-    return subprocess.run(command, timeout=300, check=False, **_surroundings(settings, gpus))
+    return subprocess.run(command, timeout=600, check=False, **_surroundings(settings, gpus))
 
 
 def start_trainer(settings: Settings, job: FinetuneJob, gpus: Sequence[str] = ()) -> subprocess.Popen[str]:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from groundcrew.label_studio.client import LabelStudioClient, Prediction
 
-DEADLINE_S = 120.0
+DEADLINE_S = 240.0
 
 
 def wait_until(
