@@ -18,11 +18,13 @@ from kombu.transport import TRANSPORT_ALIASES
 from contract.envelopes import Envelope, enclose
 from contract.errors import BrokerUnavailable
 from contract.jobs import EXPAND_QUEUE, FINETUNE_QUEUE, INTERACTIVE_QUEUE, WRITE_QUEUE, Job, bulk_queues
+from contract.redis_connections import LIMITED
 from contract.sentinel import SCHEME as SENTINEL_SCHEME
 from contract.sentinel import SentinelAddress
 from contract.settings import Settings
 
 TRANSPORT_ALIASES.update(dict.fromkeys(("redis", "rediss"), "contract.redis_transport:Transport"))
+TRANSPORT_ALIASES["sentinel"] = "contract.redis_transport:SentinelTransport"
 
 SOCKET_TIMEOUT_S = 2.0  #: Label Studio waits 1 s for /health and 3 s for /setup
 UNACKED_KEY = "unacked"  #: kombu's hash of messages that some process holds, by delivery tag
@@ -85,22 +87,25 @@ def _transport_options(settings: Settings, publish_only: bool) -> dict[str, obje
         "health_check_interval": 25,
         "socket_keepalive": True,
     }
+    timeouts: dict[str, float] = {}
+    if publish_only:
+        timeouts = {"socket_timeout": SOCKET_TIMEOUT_S, "socket_connect_timeout": SOCKET_TIMEOUT_S}
+        options |= {**timeouts, "max_retries": 0}
     if redis_url(settings).startswith(SENTINEL_SCHEME):
         address = SentinelAddress.parse(redis_url(settings))
-        options |= {"master_name": address.master, "sentinel_kwargs": address.sentinel_options}
-    if publish_only:
-        options |= {"socket_timeout": SOCKET_TIMEOUT_S, "socket_connect_timeout": SOCKET_TIMEOUT_S, "max_retries": 0}
+        options |= {"master_name": address.master, "sentinel_kwargs": {**timeouts, **address.sentinel_options}}
     return options
 
 
 def connect_redis(settings: Settings, *, timeout_s: float = SOCKET_TIMEOUT_S) -> redis.Redis:
     """A redis-py client that answers or fails within timeout_s seconds (blocking reads bring their own limit)."""
     url = redis_url(settings)
-    tcp_only = {} if url.startswith("unix://") else {"socket_keepalive": True}
     timeouts = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
     if url.startswith(SENTINEL_SCHEME):
         address = SentinelAddress.parse(url)
-        return address.connect(health_check_interval=25, decode_responses=True, **timeouts, **tcp_only)
+        return address.connect(health_check_interval=25, decode_responses=True, socket_keepalive=True, **timeouts)
+    kind = LIMITED.get(url.partition("://")[0])
+    tcp_only = {"socket_keepalive": True, "connection_class": kind} if kind else {}
     return redis.Redis.from_url(url, health_check_interval=25, decode_responses=True, **timeouts, **tcp_only)
 
 

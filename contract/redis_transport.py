@@ -21,6 +21,14 @@ from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
+from redis.sentinel import SentinelConnectionPool
+
+from contract.redis_connections import (
+    LimitedConnection,
+    LimitedSentinelConnection,
+    LimitedTlsConnection,
+    limit_sentinels,
+)
 
 QUIET_S = 2.0  #: an event loop that has not come round for so long does not run any more
 
@@ -116,6 +124,7 @@ class Channel(kombu_redis.Channel):
     """kombu's, with one client for all commands: redis-py 8 makes one as slowly as it sends a command."""
 
     QoS = QoS
+    connection_class, connection_class_ssl = LimitedConnection, LimitedTlsConnection
     _came_round_s = float("-inf")
 
     @cached_property
@@ -198,6 +207,23 @@ class Transport(kombu_redis.Transport):
     def register_with_event_loop(self, connection: object, loop: Hub) -> None:
         self.loop, self.cycle.with_loop = loop, True
         super().register_with_event_loop(connection, loop)  # type: ignore[no-untyped-call]
+
+
+class SentinelChannel(kombu_redis.SentinelChannel):
+    """kombu's, whose connections give up a DNS look-up in time."""
+
+    connection_class = LimitedSentinelConnection
+
+    def _sentinel_managed_pool(self, asynchronous: bool = False) -> SentinelConnectionPool:
+        pool: SentinelConnectionPool = super()._sentinel_managed_pool(asynchronous)  # type: ignore[no-untyped-call]
+        limit_sentinels(pool.sentinel_manager)
+        return pool
+
+
+class SentinelTransport(kombu_redis.SentinelTransport):
+    """kombu's, with the channel above."""
+
+    Channel = SentinelChannel
 
 
 def _nothing() -> None:

@@ -14,6 +14,7 @@ import redis
 from redis.sentinel import Sentinel
 
 from contract.errors import SettingsError
+from contract.redis_connections import LimitedSentinelConnection, limit_sentinels
 
 SCHEME = "sentinel://"
 PORT = 26379
@@ -59,9 +60,11 @@ class SentinelAddress(NamedTuple):
         sentinel = Sentinel(  # type: ignore[no-untyped-call]
             self.hosts, sentinel_kwargs={**options, **self.sentinel_options}
         )
+        limit_sentinels(sentinel)
         client: redis.Redis = sentinel.master_for(  # type: ignore[no-untyped-call]
-            self.master, db=self.db, password=self.password or None, **options
-        )
+            self.master, db=self.db, password=self.password or None, connection_class=LimitedSentinelConnection,
+            **options,
+        )  # fmt: skip
         return client
 
 

@@ -13,11 +13,9 @@ from collections.abc import Iterable
 import httpcore
 import httpx
 
-from worker.dns import look_up
+from contract.dns import limit_of, look_up
 
 log = logging.getLogger(__name__)
-
-LONGEST_LOOK_UP_S = 10.0  #: a lost question is asked again after 5 s
 
 
 class LimitedNetwork(httpcore.NetworkBackend):
@@ -36,7 +34,7 @@ class LimitedNetwork(httpcore.NetworkBackend):
     ) -> httpcore.NetworkStream:
         """Raises httpcore.ConnectError or ConnectTimeout when no address answers, or none is found in time."""
         failure: httpcore.ConnectError | httpcore.ConnectTimeout = httpcore.ConnectError(f"{host} has no address")
-        for address in self._find_addresses(host, port, timeout):
+        for address in self._find_addresses(host, port, limit_of(timeout)):
             try:
                 left_s = self._left_s(timeout)
                 return self._sockets.connect_tcp(address, port, left_s, local_address, socket_options)
@@ -47,8 +45,7 @@ class LimitedNetwork(httpcore.NetworkBackend):
     def sleep(self, seconds: float) -> None:
         self._sockets.sleep(seconds)
 
-    def _find_addresses(self, host: str, port: int, timeout_s: float | None) -> list[str]:
-        limit_s = LONGEST_LOOK_UP_S if timeout_s is None else min(timeout_s, LONGEST_LOOK_UP_S)
+    def _find_addresses(self, host: str, port: int, limit_s: float) -> list[str]:
         try:
             return look_up(host, port, limit_s)
         except TimeoutError:

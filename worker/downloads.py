@@ -24,7 +24,6 @@ from contract.errors import (
     LabelStudioAway,
 )
 from worker.connections import LimitedNetwork
-from worker.dns import look_up
 from worker.hosts import HostRules, Place
 
 CONNECT_TIMEOUT_S = 5.0
@@ -150,14 +149,12 @@ class CheckedNetwork(LimitedNetwork):
         """Raises ImageForbidden before anything is connected; httpcore.ConnectError when no address answers."""
         return TimedStream(super().connect_tcp(host, port, timeout, local_address, socket_options))
 
-    def _find_addresses(self, host: str, port: int, timeout_s: float | None) -> list[str]:
+    def _find_addresses(self, host: str, port: int, limit_s: float) -> list[str]:
         """Within the time of the whole download, not that of a connection: a lost question is asked again after 5 s."""
         try:
-            addresses = look_up(host, port, _left_s(None))
-        except TimeoutError:
+            addresses = super()._find_addresses(host, port, _left_s(None))
+        except httpcore.ConnectTimeout:
             raise ImageUnavailable(_TOO_LATE.format(host=host)) from None
-        except (OSError, UnicodeError) as error:
-            raise httpcore.ConnectError(f"{host} has no address") from error
         self._rules.check_addresses(Place(host.lower(), port), addresses)
         return addresses
 

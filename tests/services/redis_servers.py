@@ -69,19 +69,20 @@ def serve_redis(folder: Path, password: str = "") -> Iterator[str]:
 
 
 class Certificates(NamedTuple):
-    """An authority and a certificate for 127.0.0.1, as files."""
+    """An authority and a certificate, as files."""
 
     authority: Path
     certificate: Path
     key: Path
 
 
-def make_certificates(folder: Path) -> Certificates:
+def make_certificates(folder: Path, name: str = "IP:127.0.0.1") -> Certificates:
+    """`name` is whom it is for, as `DNS:redis.example.org`."""
     program = shutil.which("openssl") or absent("openssl")
     files = Certificates(folder / "ca.pem", folder / "server.pem", folder / "server.key")
     subprocess.run(
         [program, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1",
-         "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", files.key, "-out", files.certificate],
+         "-addext", f"subjectAltName={name}", "-keyout", files.key, "-out", files.certificate],
         check=True, capture_output=True,
     )  # fmt: skip
     shutil.copy(files.certificate, files.authority)  # it signs itself

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from contract import dns
 from contract.delayed import KEY, Delayed
 from contract.errors import GroundcrewError
 from contract.finetune import FinetuneRecords, new_finetune
@@ -18,7 +19,6 @@ from contract.status import JobRecords
 from tests.fakes.receiver import Receiver
 from tests.fakes.silent_dns import SilentDns
 from tests.fakes.versions import card, version_files
-from worker import connections
 from worker.notices import Notices
 from worker.notify import MOST_AT_ONCE, PAUSES_S, Postman, sign
 
@@ -111,14 +111,14 @@ def test_a_receiver_that_hangs_holds_a_few_threads_and_no_more(delayed):
 
 
 def test_a_name_server_that_hangs_holds_the_notifier_no_longer_than_its_limit(delayed, monkeypatch):
-    with SilentDns() as dns:
-        monkeypatch.setattr(socket, "getaddrinfo", dns.getaddrinfo)
-        monkeypatch.setattr(connections, "LONGEST_LOOK_UP_S", LIMIT_S)
+    with SilentDns() as server:
+        monkeypatch.setattr(socket, "getaddrinfo", server.getaddrinfo)
+        monkeypatch.setattr(dns, "LONGEST_LOOK_UP_S", LIMIT_S)
         settings = read_settings({"NOTIFY_URL": "http://hooks.example.org/", "NOTIFY_SECRET": SECRET})
         began_s = time.monotonic()
         Postman(settings, delayed).deliver(JOB)
         assert time.monotonic() - began_s < RESOLVER_GIVES_UP_S / 2
-        assert b"\5hooks\7example\3org" in dns.wait_for_question(60)
+        assert b"\5hooks\7example\3org" in server.wait_for_question(60)
     assert delayed.jobs() == [JOB.model_copy(update={"attempt": 1})]
 
 

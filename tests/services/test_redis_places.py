@@ -1,5 +1,6 @@
 """Redis behind TLS and Sentinel, through a failover: our own client, the API's sends and a real writer process."""
 
+import socket
 import sys
 
 import pytest
@@ -7,8 +8,9 @@ import redis
 
 from contract.broker import connect_redis, make_celery, send
 from contract.errors import BrokerUnavailable, SettingsError, UnknownJob
+from contract.finetune import new_finetune
 from contract.heartbeats import alive
-from contract.jobs import ExpandJob, NewTask
+from contract.jobs import FINETUNE_QUEUE, ExpandJob, NewTask
 from contract.sentinel import SentinelAddress
 from contract.settings import read_settings
 from contract.status import JobRecords
@@ -68,6 +70,28 @@ def test_everything_works_over_tls_with_a_password(tmp_path, start_writer):
         send_and_wait(start_writer(url), task=1)
 
 
+def test_a_name_with_several_addresses_is_tried_in_turn_and_the_certificate_is_for_the_name(tmp_path, monkeypatch):
+    # given a name whose first address nobody listens on
+    real = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *rest, **more: [
+        row for address in ADDRESSES.get(host, [host]) for row in real(address, *rest, **more)])  # fmt: skip
+    files = make_certificates(tmp_path, "DNS:redis.example.org")
+    with tls_server(tmp_path / "redis", files) as server:
+        port, ask = enable_tls(server), f"ssl_cert_reqs=required&ssl_ca_certs={files.authority}"
+        settings = read_settings({"REDIS_URL": f"rediss://:secret@redis.example.org:{port}/0?{ask}"})
+        # when / then
+        assert connect_redis(settings).ping()
+        send(make_celery(settings, publish_only=True), [new_finetune(1, "cli")], shards=1)
+        assert connect_redis(settings).llen(FINETUNE_QUEUE) == 1
+        # and an address is not what it is for
+        by_address = read_settings({"REDIS_URL": f"rediss://:secret@127.0.0.1:{port}/0?{ask}"})
+        with pytest.raises(redis.ConnectionError, match="certificate verify failed"):
+            connect_redis(by_address).ping()
+
+
+ADDRESSES = {"redis.example.org": ["127.0.0.2", "127.0.0.1"]}
+
+
 def tls_server(folder, files):
     options = ["--tls-cert-file", files.certificate, "--tls-key-file", files.key, "--tls-ca-cert-file", files.authority,
                "--tls-auth-clients", "no", "--requirepass", "secret"]  # fmt: skip
@@ -110,9 +134,10 @@ def test_the_crew_follows_a_master_that_moved(tmp_path, start_writer):
     ):
         wait_for_replica(replica.port, "secret")
         with RedisServer.start_sentinel(tmp_path / "s", master.port, "secret") as sentinel:
+            watcher = redis.Redis(port=sentinel.port)
+            wait_until(lambda: answers(watcher), "the sentinel")
             settings = start_writer(f"sentinel://:secret@127.0.0.1:{sentinel.port}/crew/0")
             send_and_wait(settings, task=1)
-            watcher = redis.Redis(port=sentinel.port)
             wait_until(lambda: watcher.sentinel_master("crew")["num-slaves"] == 1, "the sentinel to see the replica")
 
             # when the master is killed

@@ -14,15 +14,17 @@ from collections.abc import Iterator
 import httpcore
 import httpx
 import pytest
+import redis
 
+from contract import dns
+from contract.broker import connect_redis, make_celery
+from contract.dns import MOST_LOOK_UPS, PLACES, look_up
 from contract.errors import ImageUnavailable, LabelStudioUnreachable
 from contract.jobs import Prediction
 from contract.settings import read_settings
 from tests.fakes.silent_dns import SilentDns
-from worker import connections
 from worker.addresses import Fetcher
 from worker.connections import LimitedNetwork, limit_look_ups
-from worker.dns import MOST_LOOK_UPS, PLACES, look_up
 from worker.labelstudio import LabelStudio
 
 LIMIT_S = 0.5
@@ -51,7 +53,7 @@ def test_a_name_server_that_hangs_holds_a_download_no_longer_than_its_limit(sile
 
 @pytest.fixture
 def limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "LONGEST_LOOK_UP_S", LIMIT_S)
+    monkeypatch.setattr(dns, "LONGEST_LOOK_UP_S", LIMIT_S)
 
 
 def test_a_name_server_that_hangs_holds_the_writer_no_longer_than_its_limit(silent_dns: SilentDns, limit: None) -> None:
@@ -68,6 +70,43 @@ def test_a_name_server_that_hangs_holds_the_writer_no_longer_than_its_limit(sile
         assert raised.value.retry
         assert time.monotonic() - began_s < RESOLVER_GIVES_UP_S / 2
     assert b"\6studio\7example\3org" in silent_dns.wait_for_question(LIMIT_S)
+
+
+REDIS_URLS = ["redis://redis.example.org", "rediss://redis.example.org", "sentinel://redis.example.org/crew"]
+
+
+@pytest.mark.parametrize("url", REDIS_URLS)
+def test_a_name_server_that_hangs_holds_no_client_of_redis_longer_than_its_limit(
+    silent_dns: SilentDns, url: str
+) -> None:
+    client = connect_redis(read_settings({"REDIS_URL": url}), timeout_s=LIMIT_S)
+    began_s = time.monotonic()
+    with pytest.raises(redis.ConnectionError, match=r"DNS gave no answer within 0\.5 seconds|No master found"):
+        client.ping()
+    assert time.monotonic() - began_s < RESOLVER_GIVES_UP_S / 2
+    assert b"\5redis\7example\3org" in silent_dns.wait_for_question(LIMIT_S)
+
+
+@pytest.mark.parametrize("url", REDIS_URLS)
+@pytest.mark.parametrize("publish_only", [True, False], ids=["the API", "a worker"])
+def test_a_name_server_that_hangs_holds_no_celery_app_longer_than_its_limit(
+    silent_dns: SilentDns, limit: None, url: str, publish_only: bool
+) -> None:
+    app = make_celery(read_settings({"REDIS_URL": url}), publish_only=publish_only)
+    began_s = time.monotonic()
+    with app.connection_for_read() as connection, pytest.raises(redis.ConnectionError):
+        connection.connect()
+    assert time.monotonic() - began_s < RESOLVER_GIVES_UP_S / 2
+    assert b"\5redis\7example\3org" in silent_dns.wait_for_question(LIMIT_S)
+
+
+def test_the_master_that_sentinels_name_is_looked_up_within_the_limit(silent_dns: SilentDns) -> None:
+    client = connect_redis(read_settings({"REDIS_URL": "sentinel://127.0.0.1/crew"}), timeout_s=LIMIT_S)
+    connection = client.connection_pool.make_connection()
+    began_s = time.monotonic()
+    with pytest.raises(redis.ConnectionError, match="DNS gave no answer"):
+        connection.connect_to(("redis.example.org", 6379))
+    assert time.monotonic() - began_s < RESOLVER_GIVES_UP_S / 2
 
 
 def test_a_proxy_of_the_environment_has_the_same_limit(

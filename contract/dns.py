@@ -1,6 +1,6 @@
 """Looks a name up with a time limit: the system's resolver has none of its own, and cannot be interrupted.
 
-Called by: worker.connections, worker.downloads. Must not import: torch, Celery, Pillow.
+Called by: contract.redis_connections, worker.connections. Must not import: Celery, Flask.
 Each look-up has a thread to itself; one that hangs is left to the resolver's patience, and its caller goes on.
 Example: `look_up("images.example.org", 443, 30.0) -> ["93.184.215.14"]`
 """
@@ -12,6 +12,7 @@ import threading
 import time
 from concurrent.futures import Future
 
+LONGEST_LOOK_UP_S = 10.0  #: a lost question is asked again after 5 s
 #: Look-ups under way. A worker's 20 downloads start fewer, even where each hangs a minute and is given up after half.
 MOST_LOOK_UPS = 64
 PLACES = threading.BoundedSemaphore(MOST_LOOK_UPS)
@@ -29,6 +30,11 @@ def look_up(host: str, port: int, timeout_s: float, places: threading.Semaphore 
     # A daemon, not a pool's thread: a process that leaves must not wait for it.
     threading.Thread(target=_settle, args=(found, host, port, places), name="dns", daemon=True).start()
     return found.result(timeout=max(0.0, end_s - time.monotonic()))
+
+
+def limit_of(timeout_s: float | None) -> float:
+    """The limit in seconds of a look-up for a connection that may take timeout_s (None: for ever)."""
+    return LONGEST_LOOK_UP_S if timeout_s is None else min(timeout_s, LONGEST_LOOK_UP_S)
 
 
 def _settle(found: Future[list[str]], host: str, port: int, places: threading.Semaphore) -> None:
