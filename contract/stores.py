@@ -11,11 +11,12 @@ import errno
 import logging
 import secrets
 import shutil
-import time
 from pathlib import Path
 from typing import Any, Protocol
 
+from contract.buckets import Bucket
 from contract.errors import CheckpointRefused, RegistryError
+from contract.pointers import Pointers
 from contract.publish import (
     CARD,
     CHECKSUMS,
@@ -33,8 +34,6 @@ from contract.publish import (
 from contract.settings import Settings
 
 log = logging.getLogger(__name__)
-
-POINTER_TTL_S = 2.0  #: of a remote pointer: /setup has milliseconds, a GET takes tens of them
 
 
 class Store(Protocol):
@@ -153,9 +152,9 @@ def _exists(ref: str) -> str:
     return f"version {ref} exists already, and versions never change; choose another name"
 
 
-def _cannot_write(what: str, error: Exception) -> str:
+def _cannot_write(what: str, error: Exception, advice: str = "") -> str:
     problem = getattr(error, "strerror", None) or error
-    return f"MODEL_DIR: {what} cannot be written: {problem}; free space or fix access, then try again"
+    return f"MODEL_DIR: {what} cannot be written: {problem}; {advice or 'free space or fix access, then try again'}"
 
 
 class RemoteStore:
@@ -168,15 +167,18 @@ class RemoteStore:
     def __init__(self, filesystem: Any, root: str, *, cache_dir: Path) -> None:
         self._fs = filesystem
         self._root = root.rstrip("/")
+        self._bucket = Bucket(filesystem, self._root)
         self._cache_dir = cache_dir / "versions"
-        self._pointers: dict[int, tuple[float, bytes | None]] = {}  #: (monotonic time read, content)
+        self._pointers = Pointers(lambda project_id: self._get(self._pointer_path(project_id)))
 
     def refs(self) -> list[str]:
         self._fs.invalidate_cache()
         try:
             found = self._fs.glob(f"{self._root}/versions/*/{CARD}")
         except Exception as error:
-            raise RegistryError(f"MODEL_DIR: {self._root} cannot be listed: {error}") from error
+            raise RegistryError(f"MODEL_DIR: {self._root} cannot be listed: {self._bucket.explain(error)}") from error
+        if not found:
+            self._bucket.need()
         return sorted(str(path).split("/")[-2] for path in found)
 
     def card(self, ref: str) -> bytes | None:
@@ -214,9 +216,12 @@ class RemoteStore:
                 raise CheckpointRefused(f"version {ref} is damaged: {damage}; roll back, or restore it from a backup")
             if not folder.exists():
                 beside.rename(folder)
-        except OSError as error:
+        except CheckpointRefused:
+            raise
+        except Exception as error:
             if not folder.exists():  # else another process was faster
-                raise RegistryError(f"version {ref} cannot be fetched from MODEL_DIR: {error}") from error
+                said = self._bucket.explain(error)
+                raise RegistryError(f"version {ref} cannot be fetched from MODEL_DIR: {said}") from error
         finally:
             shutil.rmtree(beside, ignore_errors=True)
 
@@ -231,22 +236,11 @@ class RemoteStore:
             self._fs.get_file(f"{remote}/{name}", str(path))
 
     def pointer(self, project_id: int, *, fresh: bool) -> bytes | None:
-        known = self._pointers.get(project_id)
-        if known is not None and not fresh and time.monotonic() - known[0] < POINTER_TTL_S:
-            return known[1]
-        try:
-            body = self._get(self._pointer_path(project_id))
-        except RegistryError as error:
-            if known is None:
-                raise
-            log.warning("%s; going on with the version known before", error.message)
-            body = known[1]
-        self._pointers[project_id] = (time.monotonic(), body)
-        return body
+        return self._pointers.get(project_id, fresh=fresh)
 
     def point(self, project_id: int, body: bytes) -> None:
         self._put(self._pointer_path(project_id), body)
-        self._pointers.pop(project_id, None)
+        self._pointers.forget(project_id)
 
     def change(self, project_id: int, generation: int) -> bytes | None:
         return self._get(self._change_path(project_id, generation))
@@ -271,9 +265,11 @@ class RemoteStore:
         try:
             return bytes(self._fs.cat_file(f"{self._root}/{name}"))
         except FileNotFoundError:
+            self._bucket.need()
             return None
         except Exception as error:
-            raise RegistryError(f"MODEL_DIR: {self._root}/{name} cannot be read: {error}") from error
+            said = self._bucket.explain(error)
+            raise RegistryError(f"MODEL_DIR: {self._root}/{name} cannot be read: {said}") from error
 
     def _put(self, name: str, content: Path | bytes, mode: str = "overwrite") -> None:
         path = f"{self._root}/{name}"
@@ -286,4 +282,4 @@ class RemoteStore:
         except FileExistsError:
             raise
         except Exception as error:
-            raise RegistryError(_cannot_write(name, error)) from error
+            raise RegistryError(_cannot_write(name, error, self._bucket.advice(error))) from error

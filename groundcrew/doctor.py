@@ -21,7 +21,7 @@ from groundcrew.checks.connection import check_connection, check_webhooks
 from groundcrew.checks.crew import check_api, check_crew
 from groundcrew.checks.label_studio import check_label_studio, check_token
 from groundcrew.checks.labels import check_labels
-from groundcrew.checks.model import check_device, check_model, check_settings
+from groundcrew.checks.model import check_device, check_model, check_registry, check_settings
 from groundcrew.checks.patient import Patient
 from groundcrew.checks.queue import check_redis, check_redis_durability, check_redis_memory
 
@@ -39,6 +39,7 @@ CHECKS: tuple[CheckFunction, ...] = (
     check_token,
     check_connection,
     check_webhooks,
+    check_registry,
     check_model,
     check_device,
     check_labels,

@@ -31,6 +31,7 @@ REMEDIES: dict[type[GroundcrewError], str] = {
     CheckpointMismatch: "Set CHECKPOINT_FILE and CONFIG_FILE to files that were made together.",
     SettingsError: "Correct that setting.",
 }
+MENDED = "Mend that; then start the processes again, which keep the keys that they began with."
 
 
 def check_settings(patient: Patient) -> Check:
@@ -49,6 +50,16 @@ def _read_files(settings: Settings) -> None:
         if folder is not None and not folder.is_dir():
             raise SettingsError(f"{name.upper()}: {folder} is no folder")
     load_prompt_map(settings)
+
+
+def check_registry(patient: Patient) -> Check:
+    """Can MODEL_DIR be read, be it a directory or a bucket? Without it new jobs have no version."""
+    settings = patient.settings
+    try:
+        count = len(Registry(settings).list()) - 1
+    except GroundcrewError as error:
+        return problem("registry", error.message, REMEDIES.get(type(error), MENDED))
+    return ok("registry", f"{count} model version{'s' * (count != 1)} beside the base in {settings.model_dir}")
 
 
 def check_model(patient: Patient) -> Check:

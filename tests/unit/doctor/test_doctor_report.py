@@ -145,7 +145,7 @@ def test_each_finding_is_one_object_of_the_json(settings, capsys):
     assert {check["name"]: check["status"] for check in answer["checks"]} == {
         "settings": "ok", "redis": "problem", "redis_durability": "skipped", "redis_memory": "skipped",
         "crew": "skipped", "api": "ok", "label_studio": "ok", "token": "ok", "connection": "warning",
-        "webhooks": "skipped", "labels": "skipped",
+        "webhooks": "skipped", "registry": "ok", "labels": "skipped",
     }  # fmt: skip
     assert all(check["remedy"] for check in answer["checks"] if check["status"] in ("problem", "warning"))
 
