@@ -1,6 +1,6 @@
 """A real S3 server (moto's), for what keeps model versions in a bucket: on loopback, or in a container beside ours.
 
-Called by: tests/services/test_registry_s3.py, test_compose_s3.py, test_docs.py. Must not import: torch.
+Called by: test_registry_s3, test_compose_s3, test_docs, test_get_weights. Must not import: torch.
 It takes any key until demand_keys(); from then on it checks keys, signatures and policies, as AWS does.
 Example: `with serve_s3(folder) as access: read_settings(access | {"MODEL_DIR": "s3://crew/models"})`
 """

@@ -23,6 +23,7 @@ from contract.registry import ZOO, Registry
 from contract.settings import read_settings
 from groundcrew.child import bare_environment
 from tests.docs_blocks import REPOSITORY
+from tests.services.s3_server import demand_keys, serve_s3
 
 TINY = ZOO / "tiny-shapes"
 CONFIG = "grounding_dino_swin-t_pretrain_obj365_goldg_grit9m_v3det"
@@ -111,10 +112,10 @@ def place(tmp_path, files) -> Path:
 
 @pytest.fixture
 def get_weights(place, shelf) -> Callable[..., subprocess.CompletedProcess[str]]:
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         environment = bare_environment({
             "PATH": f"{place / 'bin'}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(REPOSITORY),
-            "WEIGHTS_URL": shelf.url, "BERT_URL": f"{shelf.url}/bert", "MODEL_DIR": str(place / "models"),
+            "WEIGHTS_URL": shelf.url, "BERT_URL": f"{shelf.url}/bert", "MODEL_DIR": str(place / "models"), **variables,
         })  # fmt: skip
         return subprocess.run([place / "deploy" / "get_weights", *arguments], env=environment, timeout=300,
                               capture_output=True, text=True, check=False)  # fmt: skip
@@ -130,6 +131,12 @@ def path_of(name: str) -> str:
     return name if name.endswith(".pth") else f"bert-base-uncased/{name}"
 
 
+def settings_of(place: Path) -> dict[str, str]:
+    """What .env holds, as this machine sees the containers' /models."""
+    lines = [line.partition("=") for line in (place / ".env").read_text().splitlines()]
+    return {name: value.replace("/models/", f"{place}/models/") for name, _, value in lines}
+
+
 def test_weights_are_downloaded_registered_and_named_in_env(get_weights, place, files):
     # when
     done = get_weights()
@@ -143,10 +150,20 @@ def test_weights_are_downloaded_registered_and_named_in_env(get_weights, place, 
         f"LANG_MODEL={folder}/bert",
     ]  # fmt: skip
     # and it is the base of a crew that has these three lines
-    settings = {line.partition("=")[0]: line.partition("=")[2].replace("/models/", f"{place}/models/")
-                for line in (place / ".env").read_text().splitlines()}  # fmt: skip
-    registry = Registry(read_settings({**settings, "MODEL_DIR": str(place / "models")}))
+    registry = Registry(read_settings({**settings_of(place), "MODEL_DIR": str(place / "models")}))
     assert [listed.ref for listed in registry.list()] == [registry.base.ref] == ["mm-grounding-dino-swin-t-1"]
+
+
+def test_registered_in_a_bucket_they_come_to_this_host_too(get_weights, place, tmp_path):
+    with serve_s3(tmp_path) as access:
+        keys = demand_keys(access["AWS_ENDPOINT_URL"], "crew")
+        variables = access | {"AWS_ACCESS_KEY_ID": keys.key_id, "AWS_SECRET_ACCESS_KEY": keys.secret}
+        done = get_weights(**variables, MODEL_DIR="s3://crew/models", MODEL_CACHE_DIR=str(place / "models"))
+
+    assert done.returncode == 0, done.stderr
+    base = Registry(read_settings(settings_of(place))).base
+    assert base.ref == "mm-grounding-dino-swin-t-1"
+    assert base.checkpoint.exists()
 
 
 def test_a_second_run_downloads_nothing_and_changes_nothing(get_weights, place, shelf):
