@@ -363,6 +363,7 @@ def test_a_checkpoint_of_another_config_is_refused(tmp_path: Path) -> None:
 
 
 def test_without_a_checkpoint_the_weights_are_random_and_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    torch.manual_seed(0)
     mmgdino.load(ModelSource("tiny-shapes", "0", str(CONFIG)), "cpu").warm_up()
 
     assert "the weights are random" in caplog.text
