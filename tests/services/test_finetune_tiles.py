@@ -92,6 +92,7 @@ def test_whoever_follows_it_sees_how_many_images_are_cut(settings, client, recor
     assert read_counts(before)[-1] == (6, 6), "tasks exported"
     assert read_counts(cutting) == [(done, images) for done in range(images + 1)]
     assert read_counts(training) == []
+    assert not {"stage_done", "stage_total", "eta_s"} & records.get(job.id).keys(), "what a stage counts ends with it"
 
 
 def read_counts(told):
