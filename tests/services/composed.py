@@ -1,6 +1,6 @@
 """The crew as docker-compose runs it: our own files, a name and ports of its own, secrets as `make env` makes them.
 
-Called by: tests/services/test_compose.py. Must not import: backend, worker.
+Called by: tests/services/test_compose*.py, test_image_compiles.py. Must not import: backend, worker.
 Example: with Composed.start(folder, {"LABEL_STUDIO_URL": url}, token) as crew: crew.scale(worker=4)
 """
 
@@ -56,6 +56,10 @@ class Composed:
     def secret(self, name: str) -> str:
         return (self._secrets / name).read_text()
 
+    def write_secret(self, name: str, text: str) -> None:
+        """In place: a container sees it in the file that it has mounted."""
+        (self._secrets / name).write_text(text)
+
     def compose(self, *arguments: str, deadline_s: float = COMMAND_DEADLINE_S) -> str:
         return _run(["docker-compose", *arguments], environment=self._settings, deadline_s=deadline_s)
 
@@ -64,8 +68,11 @@ class Composed:
 
     def scale(self, **services: int) -> None:
         scales = [option for name, count in services.items() for option in ("--scale", f"{name}={count}")]
-        self.compose("up", "--detach", "--no-build", "--no-recreate", *scales, "redis", "api", "worker", "writer",
-                     "trainer", "flower")  # fmt: skip
+        self.up(*scales, "redis", "api", "worker", "writer", "trainer", "flower")
+
+    def up(self, *services: str) -> None:
+        """These, and what they depend on."""
+        self.compose("up", "--detach", "--no-build", "--no-recreate", *services)
 
     def containers(self, service: str) -> list[str]:
         return self.compose("ps", "--quiet", service).split()

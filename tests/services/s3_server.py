@@ -60,7 +60,7 @@ def compose_s3(port: int) -> dict[str, Any]:
         "volumes": [f"{sysconfig.get_path('purelib')}:/packages:ro"],
         "ports": [f"127.0.0.1:{port}:5000"],
         "healthcheck": {"disable": True},
-        "stop_grace_period": "1s",
+        "init": True,
     }}}  # fmt: skip
 
 

@@ -100,6 +100,13 @@ def test_a_registry_in_a_bucket_works_in_both_images_and_is_cached_where_they_ma
     assert "MODEL_CACHE_DIR=/models" in base["configMapGenerator"][0]["literals"]
 
 
+def test_the_api_may_write_where_versions_lie_for_its_status_page_promotes_and_rolls_back():
+    assert "models:/models" in COMPOSE["services"]["api"]["volumes"]
+    (api,) = [doc for _, doc in PLAIN if doc["kind"] == "Deployment" and doc["metadata"]["name"] == "api"]
+    (container,) = api["spec"]["template"]["spec"]["containers"]
+    assert {"name": "models", "mountPath": "/models"} in container["volumeMounts"]
+
+
 def test_every_variable_of_env_example_is_used_by_compose():
     text = (REPOSITORY / "docker-compose.yml").read_text()
     lines = (REPOSITORY / ".env.example").read_text().splitlines()
