@@ -74,7 +74,8 @@ class LabelStudioPages:
     def open_actions(self, project: int) -> None:
         """Data manager: select all, and open the menu of actions, whose button says then how many tasks there are."""
         self._page.goto(f"{self._url}/projects/{project}/data")
-        self._page.locator("input[type=checkbox]").first.click(force=True)
+        self._page.wait_for_load_state("networkidle")
+        self._page.locator("input[type=checkbox]").first.check(force=True)
         self._page.locator("button:has-text('Task')").first.click()
 
     def retrieve_all_predictions(self, project: int) -> None:
@@ -100,12 +101,14 @@ class LabelStudioPages:
         return _boxes(self._page.evaluate(_SHOWN))
 
     def region_rows(self) -> list[str]:
-        """The texts of the list of regions beside the image."""
-        return [row.inner_text() for row in self._page.locator(".lsf-outliner-item__title").all()]
+        """The texts of the list of regions beside the image, once it has drawn them all."""
+        rows = self._page.locator(".lsf-outliner-item__title")
+        expect(rows).to_have_count(len(self.regions()), timeout=WAIT_MS)
+        return rows.all_inner_texts()
 
     def switch_auto_annotation_on(self) -> None:
         self._page.locator("label", has_text="Auto-Annotation").click()
-        expect(self._page.get_by_test_id("bottombar-auto-annotation-toggle")).to_be_checked()
+        expect(self._page.get_by_test_id("bottombar-auto-annotation-toggle")).to_be_checked(timeout=WAIT_MS)
 
     def type_prompt(self, text: str) -> list[ShownBox]:
         """Types into the prompt field, presses Enter and returns the boxes that the model suggests."""

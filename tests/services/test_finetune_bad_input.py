@@ -5,13 +5,12 @@ A real Label Studio, the API, `python -m worker train` and a disk that is really
 Example: pytest tests/services/test_finetune_bad_input.py
 """
 
-import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
+from pathlib import Path
 
-import numpy as np
 import pytest
 
 from backend.app import create_app
@@ -20,18 +19,17 @@ from contract.finetune import FinetuneRecords
 from contract.registry import Registry
 from contract.settings import read_settings, to_environment
 from groundcrew.child import Child, bare_environment
-from groundcrew.demo.scenes import DemoImage, make_images, make_label_config
+from groundcrew.demo.scenes import make_images, make_label_config
 from groundcrew.finetune_command import request_finetune
 from groundcrew.label_studio.client import ImageFile
 from tests.fakes.versions import card
 from tests.services.machine import REPOSITORY, absent
 from tests.services.trainers import QUICK, annotate, ask_for, run_trainer, submit, upload
 from tests.services.waiting import wait_until
+from worker.dataset import Dataset, DatasetImage, DatasetInfo
 from worker.detectors.configs import read_config
-from worker.splits import Split, SplitItem, assign_splits
+from worker.splits import Split
 from worker.training.output import write_config
-
-pytestmark = pytest.mark.timeout(600)
 
 TINY = REPOSITORY / "groundcrew" / "zoo" / "tiny-shapes"
 DATABASE = "/9"  #: of the session's Redis: no other test empties it
@@ -93,7 +91,7 @@ def finetune(settings, registry, trainer, own_version):
         def record():
             return web.get(f"/jobs/{job_id}").json
 
-        wait_until(lambda: record()["state"] not in ("queued", "running"), "the end", trainer.log_tail, deadline_s=300)
+        wait_until(lambda: record()["state"] not in ("queued", "running"), "the end", trainer.log_tail, deadline_s=600)
         return record(), before.ref
 
     return run
@@ -165,48 +163,28 @@ def test_a_few_unreadable_images_and_a_label_without_boxes_are_counted_and_the_r
     assert registry.card(record["version"]).counts["skipped_tasks"] == 2
 
 
-def shuffle_labels(tasks: Mapping[int, DemoImage], labels: Sequence[str]) -> Callable[[int, str], str]:
-    """Gives the images to learn from another label for each; those to measure with keep theirs.
-
-    The split depends on the labels, too: a shuffle is taken under which it stays as it was.
-    """
-
-    def split(label_of: Callable[[int, str], str]) -> dict[int, Split]:
-        return assign_splits([
-            SplitItem(task, str(task), frozenset(labels.index(label_of(task, box.label)) + 1 for box in image.boxes))
-            for task, image in tasks.items()
-        ])  # fmt: skip
-
-    splits = split(lambda task, label: label)
-    for wrong in shuffles(labels):
-
-        def label_of(task: int, label: str, wrong: Mapping[str, str] = wrong) -> str:
-            return wrong[label] if splits[task] == "train" else label
-
-        if split(label_of) == splits:
-            return label_of
-    raise AssertionError("no shuffle keeps the split")
-
-
-def shuffles(labels: Sequence[str]) -> list[dict[str, str]]:
-    """Many of those in which half of the labels or more are wrong, the most wrong first."""
-    found = [dict(zip(labels, random.Random(seed).sample(labels, len(labels)), strict=True)) for seed in range(3000)]
-    right = [sum(label == other for label, other in wrong.items()) for wrong in found]
-    return [found[place] for place in np.argsort(right, kind="stable") if right[place] <= len(labels) // 2]
+def fix_splits(folder: Path, splits: Mapping[int, Split]) -> None:
+    """As if the base had been trained with these tasks: none moves, whatever number Label Studio gave it."""
+    images = tuple(DatasetImage(task, "", 1, 1, split, ()) for task, split in splits.items())
+    Dataset(DatasetInfo(1, "", "", ""), (), images, folder, {}, ()).write(folder)
 
 
 def test_a_candidate_that_learned_shuffled_labels_is_refused_and_the_current_version_stays(
-    finetune, registry, label_studio, make_project
+    finetune, own_version, registry, label_studio, make_project
 ):  # fmt: skip
     # given a project in which the images to learn from have each label in place of another one
     images = make_images(16, first_seed=2990)
     pairs = pairs_in(images)
+    labels = [" ".join(pair) for pair in pairs]
+    other = dict(zip(labels, labels[len(labels) // 2 :] + labels[: len(labels) // 2], strict=True))
     project = make_project(make_label_config(pairs))
     tasks = upload(label_studio, project, images)
-    submit(label_studio, tasks, shuffle_labels(tasks, [" ".join(pair) for pair in pairs]))
+    measured = {task for task, image in tasks.items() if image in images[::4]}
+    fix_splits(own_version, {task: "val" if task in measured else "train" for task in tasks})
+    submit(label_studio, tasks, lambda task, label: label if task in measured else other[label])
 
-    # when
-    record, current = finetune(project, iterations=40, average_momentum=0.1)  # forty updates do show
+    # when it learns fast: by a quarter of its mAP it gets worse, where rounding makes no two trainings alike
+    record, current = finetune(project, iterations=25, learning_rate=1e-3, replay_part=0.0, average_momentum=0.1)
 
     # then
     assert (record["state"], record.get("decision")) == ("done", "refused"), record.get("reason")
@@ -222,7 +200,7 @@ def test_a_candidate_that_learned_shuffled_labels_is_refused_and_the_current_ver
         ("16k", "export", {}),  # images
         ("3m", "train", {}),  # weights
         ("26m", "train", {"save_every_s": 0.01}),  # a checkpoint
-        ("26m", "publish", {}),  # the version, beside what training left
+        ("26m", "publish", {"save_every_s": 3600}),  # the version, beside what training left: no checkpoint
     ],
 )
 def test_a_full_disk_is_told_in_every_stage_and_leaves_nothing(settings, label_studio, make_project, images, tmp_path,
