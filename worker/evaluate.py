@@ -79,11 +79,13 @@ def evaluate(
     tiles: TileLook | None = None,
     nms_iou: float | None = 0.7,
     cancelled: Callable[[], bool] = lambda: False,
+    say: Callable[[], object] = lambda: None,
 ) -> Metrics:
     """Look for all prompts of the project in every sample, as prediction does.
 
     Args:
         tiles: how large images are looked at; None: as a whole.
+        say: progress, called after each image.
 
     Raises:
         JobCancelled: as soon as `cancelled` says so.
@@ -99,6 +101,7 @@ def evaluate(
         for sample, boxes in zip(part, found, strict=True):
             truth = [number[int(category)] for category in sample.category_ids]
             judged.append(Judged(np.asarray(sample.boxes_xyxy_px), truth, boxes, groups))
+            say()
     most = [MOST_BOXES, *(len(one.found) for one in judged if tiles is not None)]
     return measure(judged, [category.name for category in categories], most_boxes=max(most))
 
@@ -141,6 +144,7 @@ def evaluate_general(
     *,
     nms_iou: float | None = 0.7,
     cancelled: Callable[[], bool] = lambda: False,
+    say: Callable[[], object] = lambda: None,
 ) -> Metrics | None:
     """The forgetting check: the base's held-out images, each with its own prompts; None if there are none."""
     if replay is None or not replay.held_out:
@@ -156,6 +160,7 @@ def evaluate_general(
         shown = [box for box, group in enumerate(caption.matches) if group]
         truth = [asked[caption.matches[box][0]] for box in shown]
         judged.append(Judged(item.boxes_xyxy_px[shown], truth, found, asked))
+        say()
     return measure(judged, names)
 
 

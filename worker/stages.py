@@ -11,7 +11,7 @@ import json
 import logging
 import shutil
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -45,7 +45,6 @@ from worker.training.cuts import cut_training_images
 from worker.training_gpus import hold_gpus
 
 if TYPE_CHECKING:
-    from worker.decision import Decision
     from worker.train import Progress, TrainOptions
 
 log = logging.getLogger(__name__)
@@ -164,35 +163,17 @@ class Stages:
                      cancelled=self._is_stopped, device=self._tools.settings.device)  # fmt: skip
 
     def _judge(self, base: ModelVersion, dataset: Dataset, candidate: Path) -> dict[str, object]:
-        """Measure base and candidate on val with the same prompts, and on the base's own held-out images."""
         path = self._work / JUDGEMENT_FILE
         if not path.exists():
+            from worker.judgement import judge
+
             self._enter("evaluate")
-            judgement = self._measure(base, dataset, candidate)
+            judgement = judge(self._tools.settings, base, candidate, dataset,
+                              report_images=self._report_images, cancelled=self._is_stopped)  # fmt: skip
+            self._report_figures(judgement["metrics"])
             with atomic_file(path) as file:
                 file.write(json.dumps(judgement).encode())
         return dict(json.loads(path.read_text(encoding="utf-8")))
-
-    def _measure(self, base: ModelVersion, dataset: Dataset, candidate: Path) -> dict[str, object]:
-        from worker.decision import Findings, Rule, decide
-        from worker.evaluate import draw_precision_recall, evaluate, evaluate_general
-        from worker.models import load_mmgdino
-        from worker.replay import open_replay
-
-        load, replay = load_mmgdino(self._tools.settings), open_replay(base.checkpoint.parent)
-        findings = {}
-        for name, version in (("base", base), ("candidate", _as_version(base, candidate))):
-            detector = load(version)
-            common = {"nms_iou": base.nms_iou, "cancelled": self._is_stopped}
-            val = evaluate(detector, dataset.split("val"), dataset.categories, tiles=dataset.tiles, **common)
-            findings[name] = Findings(val, evaluate_general(detector, replay, **common))
-        new, old = findings["candidate"].val, findings["base"].val
-        self.report(map=new.map, map_base=old.map, weighted_map=new.weighted_map, weighted_map_base=old.weighted_map)
-        drawn = {f"before ({base.ref})": findings["base"].val, "after": findings["candidate"].val}
-        draw_precision_recall(candidate / "pr.png", drawn)
-        rule = Rule()
-        metrics = {name: _as_json(found) for name, found in findings.items()}
-        return {"metrics": metrics, "rule": rule.describe(), **_outcome(decide(*findings.values(), rule))}
 
     def _publish(self, base: ModelVersion, dataset: Dataset, candidate: Path,
                  judgement: dict[str, object]) -> VersionCard:  # fmt: skip
@@ -251,6 +232,11 @@ class Stages:
         known = {**asdict(progress), "epoch": int(progress.epoch)}
         self.report(**{name: round(value, 4) for name, value in known.items() if value is not None})
 
+    def _report_figures(self, metrics: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
+        figures = {name + end: metrics[model]["val"][name] for model, end in (("candidate", ""), ("base", "_base"))
+                   for name in ("map", "weighted_map")}  # fmt: skip
+        self.report(**figures)
+
     def _is_stopped(self) -> bool:
         """Whether someone cancelled the job. Raises TrainerStopping where it has to be left to another trainer."""
         if self.stopping.is_set():
@@ -268,24 +254,6 @@ def _splits_of(base: ModelVersion) -> dict[int, str]:
     """Task id -> split of the data that the base was trained with: no task ever moves."""
     directory = base.checkpoint.parent
     return dict(Dataset.read(directory).splits) if (directory / FILE_NAME).exists() else {}
-
-
-def _as_version(base: ModelVersion, directory: Path) -> ModelVersion:
-    bert = directory / "bert"
-    paths = {"config": str(directory / "config.py"), "checkpoint": directory / "model.safetensors",
-             "lang_model": bert if bert.is_dir() else base.lang_model}  # fmt: skip
-    return base.model_copy(update={"name": "candidate", **paths})
-
-
-def _as_json(found: object) -> dict[str, object]:
-    parts = {"val": getattr(found, "val", None), "general": getattr(found, "general", None)}
-    return {name: metrics.to_json() for name, metrics in parts.items() if metrics is not None}
-
-
-def _outcome(decision: Decision) -> dict[str, object]:
-    """The card's fields."""
-    return {"decision": "promoted" if decision.promoted else "refused", "verdict": decision.verdict,
-            "reason": decision.reason, "evidence": decision.evidence}  # fmt: skip
 
 
 def _settings_of(candidate: Path) -> dict[str, object]:

@@ -16,10 +16,12 @@ from contract.registry import Registry
 from contract.settings import read_settings
 from contract.tiling import Tiling
 from groundcrew.demo.scenes import make_images, make_label_config
+from tests.fakes.shape_project import tiny_base
 from tests.services.processes import wait_for_end_of
 from tests.services.trainers import QUICK, annotate, ask_for, run_trainer
 from tests.services.waiting import wait_until
 from worker.dataset import Dataset
+from worker.replay import open_replay
 from worker.stages import work_directory
 from worker.tiles import TileLook
 
@@ -88,11 +90,15 @@ def test_whoever_follows_it_sees_how_many_images_are_cut(settings, client, recor
         told = "\n".join(command for command in commands if command.startswith(f"HSET gc:ft:job:{job.id} "))
     # then
     before, rest = told.split(" stage cut into tiles ")
-    cutting, training = rest.split(" stage train ")
-    images = len(Dataset.read(version).split("train"))
+    cutting, rest = rest.split(" stage train ")
+    training, rest = rest.split(" stage evaluate ")
+    evaluation, _ = rest.split(" stage publish ")
+    dataset, replay = Dataset.read(version), open_replay(tiny_base().checkpoint.parent)
+    images, measured = len(dataset.split("train")), 2 * (len(dataset.split("val")) + len(replay.held_out))
     assert read_counts(before)[-1] == (6, 6), "tasks exported"
     assert read_counts(cutting) == [(done, images) for done in range(images + 1)]
     assert read_counts(training) == []
+    assert read_counts(evaluation) == [(done, measured) for done in range(measured + 1)], "base and candidate"
     assert not {"stage_done", "stage_total", "eta_s"} & records.get(job.id).keys(), "what a stage counts ends with it"
 
 
