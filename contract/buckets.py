@@ -12,10 +12,10 @@ from typing import Any
 from contract.errors import RegistryError
 
 KEYS = (
-    "check the keys: AWS_SHARED_CREDENTIALS_FILE (with docker-compose secrets/aws_credentials), "
+    "; check the keys: AWS_SHARED_CREDENTIALS_FILE (with docker-compose secrets/aws_credentials), "
     "or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 )
-PLACE = "check AWS_ENDPOINT_URL, and whether this machine reaches it"
+PLACE = "; check AWS_ENDPOINT_URL, and whether this machine reaches it"
 ADVICE = {
     "PermissionError": KEYS, "NoCredentialsError": KEYS, "PartialCredentialsError": KEYS, "ConfigParseError": KEYS,
     "EndpointConnectionError": PLACE, "ConnectTimeoutError": PLACE, "ReadTimeoutError": PLACE, "SSLError": PLACE,
@@ -45,9 +45,9 @@ class Bucket:
     def explain(self, error: Exception) -> str:
         """What it says, and what to look at."""
         advised = self.advice(error)
-        return f"{str(error).rstrip('.')}; {advised}" if advised else str(error)
+        return str(error).rstrip(".") + advised if advised else str(error)
 
     def advice(self, error: Exception) -> str:
-        """Which settings to check; empty where the error is of another kind."""
+        """Which settings to check, as the rest of a sentence; empty where the error is of another kind."""
         names = [kind.__name__ for kind in type(error).__mro__] if "s3" in self._fs.protocol else []
         return next((ADVICE[name] for name in names if name in ADVICE), "")

@@ -154,7 +154,7 @@ def _exists(ref: str) -> str:
 
 def _cannot_write(what: str, error: Exception, advice: str = "") -> str:
     problem = getattr(error, "strerror", None) or error
-    return f"MODEL_DIR: {what} cannot be written: {problem}; {advice or 'free space or fix access, then try again'}"
+    return f"MODEL_DIR: {what} cannot be written: {problem}{advice or '; free space or fix access, then try again'}"
 
 
 class RemoteStore:

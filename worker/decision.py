@@ -174,8 +174,10 @@ def _fallen(base: float, candidate: float, rule: Rule) -> tuple[Verdict, str] | 
     """Why the labels with few boxes speak against it, if they do."""
     if base - candidate <= rule.most_fallen:
         return None
-    fall = f"mAP, in which all labels count alike, went from {base:.3f} to {candidate:.3f}"
-    return "uneven", f", but {fall}: it may fall by {rule.most_fallen:g}. Annotate more of the labels that got worse."
+    return "uneven", (
+        f", but mAP, in which all labels count alike, went from {base:.3f} to {candidate:.3f}: "
+        f"it may fall by {rule.most_fallen:g}. Annotate more of the labels that got worse."
+    )
 
 
 def _forgotten(base: Metrics | None, candidate: Metrics | None, rule: Rule) -> tuple[Verdict, str]:

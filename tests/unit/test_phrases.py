@@ -10,6 +10,7 @@ import ast
 import re
 from pathlib import Path
 from string import Formatter
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -17,12 +18,13 @@ import pytest
 from backend.payloads import Task, read_images
 from backend.ui.phrases import SHARED, Phrases
 from backend.ui.words import Words, load
+from contract.cards import Verdict
 from contract.errors import PayloadError
 from contract.labels import read_label_config
 from contract.redact import redact
 from contract.tiling import Tiling
 from tests.sentences import REPOSITORY, SIDES, Sentence, read_sentences
-from tests.unit.test_decision import judge, metrics
+from tests.unit.test_decision import among_known, judge, metrics
 from worker.dataset import Category, Dataset, DatasetInfo, SkippedTask
 from worker.decision import Decision, Findings, Rule, decide
 from worker.evaluate import Metrics
@@ -138,14 +140,14 @@ def decisions() -> list[Decision]:
     return [
         judge([1] * 30, [3] * 30), judge([1] * 5, [3] * 5), judge([2] * 30, [2] * 30), judge([2] * 3, [2] * 3),
         judge([2] * 30, [3] * 6 + [1] * 5 + [2] * 19), judge([2, 2], [3, 1]), judge([2, 1, 2], [3, 2, 2]),
-        decide(before, kept), decide(before, forgot),
+        decide(before, kept), decide(before, forgot), decide(Findings(among_known(0, 0)), Findings(among_known(3, 3))),
         decide(Findings(metrics([1])), Findings(Metrics(0, 0, {}, {}, 1, 0, np.zeros(101)))),
     ]  # fmt: skip
 
 
 def test_what_a_decision_rests_on_is_said_in_chinese_with_the_same_figures() -> None:
     made = decisions()
-    assert {one.verdict for one in made} >= {"better", "not_better", "chance", "few_images", "forgot", "no_boxes"}
+    assert {one.verdict for one in made} >= set(get_args(Verdict))
     for one in made:
         said = say(f"verdict_{one.verdict}", one.reason)
         assert said == say("decision_refused", one.reason)  # as the record of a fine-tune has it
