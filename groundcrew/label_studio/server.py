@@ -32,10 +32,6 @@ _ENVIRONMENT = {
     # Label Studio refuses backends and webhooks on this machine unless both guards are off.
     "ML_BLOCK_LOCAL_IP": "false",
     "SSRF_PROTECTION_ENABLED": "false",
-    # On a busy machine a backend may need more than the second that Label Studio gives it.
-    "ML_CONNECTION_TIMEOUT": "10",
-    "ML_TIMEOUT_HEALTH": "10",
-    "ML_TIMEOUT_SETUP": "10",
     # Nothing about a demo or a test leaves this machine.
     "COLLECT_ANALYTICS": "false",
     "LATEST_VERSION_CHECK": "false",
