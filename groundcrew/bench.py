@@ -23,6 +23,7 @@ from contract.errors import SettingsError
 from groundcrew.command_page import Page
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+_save_option = click.option("--save", is_flag=True, help="Keep the figures in benchmarks/results/ for `bench report`")
 
 
 @click.group(cls=Page)
@@ -33,21 +34,23 @@ def bench() -> None:
 @bench.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON only")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads")
-def finetune(as_json: bool, threads: int) -> None:
+@_save_option
+def finetune(as_json: bool, threads: int, save: bool) -> None:
     """Fine-tune the tiny model on three shapes it has never seen; the worst of each figure counts."""
     import torch
 
     torch.set_num_threads(threads)
-    found = load_benchmark("finetune").measure_all(say=lambda text: None if as_json else click.echo(text, err=True))
-    click.echo(json.dumps(found) if as_json else "\n".join(f"{name:26} {value}" for name, value in found.items()))
+    found = load_benchmark("finetune").measure_all(say=_sayer(as_json))
+    if save:
+        _save("finetune", found, "groundcrew bench finetune --save")
+    _show(found, as_json)
 
 
 @bench.command("finetune-latency")
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON only")
 def finetune_latency(as_json: bool) -> None:
     """Time typed prompts beside a fine-tune and without one, on this machine, in turns."""
-    found = load_benchmark("finetune_latency").measure(say=lambda text: None if as_json else click.echo(text, err=True))
-    click.echo(json.dumps(found) if as_json else "\n".join(f"{name:26} {value}" for name, value in found.items()))
+    _show(load_benchmark("finetune_latency").measure(say=_sayer(as_json)), as_json)
 
 
 @bench.command()
@@ -59,7 +62,7 @@ def finetune_latency(as_json: bool) -> None:
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Images each; medians count")
 @click.option("--labels", type=click.IntRange(0), default=0, help="Also time this many names at once")
 @click.option("--rivals", default="transformers-fp32,transformers-bf16", help="Beside mmdet; empty for none")
-@click.option("--save", is_flag=True, help="Keep the figures in benchmarks/results/ for `bench report`")
+@_save_option
 def detector(
     as_json: bool, config: str, size: str, device: str, threads: int, rounds: int, labels: int, rivals: str, save: bool
 ) -> None:
@@ -85,7 +88,7 @@ def detector(
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON only")
 @click.option("--scenes", type=click.IntRange(1), default=500, show_default=True, help="Pictures")
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="CPU threads")
-@click.option("--save", is_flag=True, help="Keep the figures in benchmarks/results/ for `bench report`")
+@_save_option
 def accuracy(as_json: bool, scenes: int, threads: int, save: bool) -> None:
     """Average precision of the fast path and of mmdet in 32 bits, with the tiny model on fresh scenes."""
     found = load_benchmark("accuracy").measure_all(scenes, threads, _sayer(as_json))
@@ -135,7 +138,7 @@ def _as_text(result: Any) -> None:
 @click.option("--part", type=click.Choice(["scale", "latency", "webhooks", "write", "cost"]), multiple=True,
               help="Only this; may be repeated  [default: all, about ten minutes]")
 @click.option("--size", type=click.FloatRange(0.001, 1), default=1.0, help="Share of the tasks, for a quick look")
-@click.option("--save", is_flag=True, help="Keep the figures in benchmarks/results/ for `bench report`")
+@_save_option
 def queue(as_json: bool, part: tuple[str, ...], size: float, save: bool) -> None:
     """What the queue costs, with a detector that sleeps like a GPU: scale, latency, memory, write-back."""
     _clean_up_when_terminated()
@@ -154,7 +157,7 @@ def queue(as_json: bool, part: tuple[str, ...], size: float, save: bool) -> None
 @click.option("--tasks", type=click.IntRange(1), default=2000, show_default=True, help="Of the project; ours")
 @click.option("--baseline-tasks", type=click.IntRange(1), default=200, show_default=True, help="Measured, then scaled")
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Turns of each; medians count")
-@click.option("--save", is_flag=True, help="Keep the figures in benchmarks/results/ for `bench report`")
+@_save_option
 def pipeline(as_json: bool, detector: str, tasks: int, baseline_tasks: int, rounds: int, save: bool) -> None:
     """A real Label Studio, "retrieve" to all stored: ours and a synchronous backend, turn by turn."""
     _clean_up_when_terminated()
