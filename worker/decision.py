@@ -1,6 +1,6 @@
 """Whether a candidate is promoted: weighted mAP on val must rise by more than chance explains, little may be lost.
 
-Called by worker/stages.py and benchmarks/promotion.py. Must not import backend, groundcrew, torch or mmdet.
+Called by worker/judgement.py and benchmarks/promotion.py. Must not import backend, groundcrew, torch or mmdet.
 Chance is measured by a paired bootstrap: as if other images like these had been annotated, drawn from these.
 Example: `decide(Findings(evaluate(base, val, categories)), Findings(evaluate(new, val, categories))).promoted`.
 """
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from contract.cards import Verdict
 from worker.evaluate import Metrics
 from worker.matches import Matches, mean_ap
+from worker.splits import ENOUGH_VAL
 
 SEED = 20  #: of the drawing: the same measurements give the same decision everywhere
 REMEDY = "Annotate more images and train again, or promote it by hand (`groundcrew models promote`)."
@@ -28,7 +29,7 @@ class Rule:
     """When a candidate is promoted; stored in its card."""
 
     confidence: float = 0.9  #: that the rise of weighted mAP on val is no chance; one-sided
-    fewest_images: int = 5  #: with boxes on val; fewer must agree, see `least_rise`
+    fewest_images: int = ENOUGH_VAL  #: with boxes on val; fewer must agree, see `least_rise`
     resamples: int = 500
     enough_images: int = 20  #: with fewer, people are told that the decision rests on few
     most_fallen: float = 0.02  #: mAP on val may fall by this much, so that labels with few boxes are not given up

@@ -1,6 +1,6 @@
 """Measures a model on a project's val split and on what its base knew; worker/decision.py compares two of them.
 
-Called by worker/stages.py, by worker/training/run.py between updates, and by `groundcrew bench finetune`.
+Called by worker/judgement.py, by worker/training/run.py between updates, and by `groundcrew bench finetune`.
 Must not import backend, groundcrew, torch or mmdet: the detector is passed in. Average precision is pycocotools'.
 Example: `evaluate(load(source, "cpu"), dataset.split("val"), dataset.categories).map`.
 """

@@ -1,6 +1,6 @@
 """Which annotated task trains and which measures: by the hash of its id, so that a task never moves. Pure.
 
-Called by: worker.export. Must not import: anything but the standard library.
+Called by: worker.export, worker.decision (ENOUGH_VAL). Must not import: anything but the standard library.
 Pictures that were trained on would flatter the model if they measured it later; so splits of the base are kept.
 Example: `assign_splits([SplitItem(7, "ab/ab12", frozenset({1}))], kept=base_dataset.splits) == {7: "train"}`
 """
@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple, get_args
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 VAL_SHARE = 0.2  #: of the tasks; a common choice for hundreds of images
-ENOUGH_VAL = 5  #: images with boxes measure a rise with some confidence: `fewest_images` of worker.decision.Rule
+ENOUGH_VAL = 5  #: images with boxes measure a rise with some confidence; worker.decision judges fewer one by one
 MOST_VAL_SHARE = 0.25  #: of the images with boxes, where a fifth of them is fewer than `ENOUGH_VAL`
 _ANY_BOX = 0  #: as a category, it stands for all of them: each split needs an image with a box
 _NOTHING_KEPT: Mapping[int, Split] = MappingProxyType({})

@@ -50,7 +50,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PACKAGES = ("torch", "mmdet", "mmengine", "transformers")  #: whose versions a card names
-JUDGEMENT_FILE, BASE_FILE = "decision.json", "base.txt"
+JUDGEMENT_FILE = "decision.json"
+BASE_FILE = "base.txt"
 TASKS_A_MESSAGE = 1000
 
 
@@ -155,7 +156,8 @@ class Stages:
     def _train(self, base: ModelVersion, dataset: Dataset, options: TrainOptions) -> Path:
         from worker.train import leave_a_core, train
 
-        self._enter("train" if dataset.tiles is None else "cut into tiles")
+        if dataset.tiles is not None:
+            self._enter("cut into tiles")
         data = cut_training_images(dataset, self._work / "tiles", self._report_images, self._is_stopped)
         self._enter("train")
         leave_a_core()

@@ -11,6 +11,7 @@ from tests.services.waiting import wait_until
 LISTEN = "0A"  #: TCP_LISTEN of the kernel's include/net/tcp_states.h
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
 
+
 def wait_for_end_of(text: str) -> None:
     """Until no process mentions `text`: one that was killed has a command line until its memory is free."""
     wait_until(lambda: processes_about(text) == [], f"the end of the processes about {text}")
