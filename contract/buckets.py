@@ -27,20 +27,33 @@ class Bucket:
 
     def __init__(self, filesystem: Any, root: str) -> None:
         self._fs = filesystem
+        self._root = root
         self._name = root.partition("/")[0]
         self._seen = False
 
     def need(self) -> None:
         """Call it when something is not found: a bucket that is missing reads like an empty one.
 
-        One request, until it has been seen. Raises RegistryError.
+        One request or two, until it has been seen. Raises RegistryError.
         """
-        self._seen = self._seen or not self._name or bool(self._fs.exists(self._name))
+        self._seen = self._seen or not self._name or bool(self._fs.exists(self._name)) or self._is_said_to_be_there()
         if not self._seen:
             raise RegistryError(
                 f"MODEL_DIR: there is no bucket {self._name}; create it, or correct MODEL_DIR or, for other stores "
                 "than AWS, AWS_ENDPOINT_URL"
             )
+
+    def _is_said_to_be_there(self) -> bool:
+        """S3 hides a bucket from keys that are for one folder of it; it lists the folder, if only as empty."""
+        if "s3" not in self._fs.protocol:
+            return False
+        try:
+            self._fs.ls(self._root, refresh=True)
+        except FileNotFoundError as error:  # caused by an answer of the store, such as NoSuchBucket, or else by none
+            return error.__cause__ is None
+        except Exception:  # whether it is there, nobody knows; what refused it says so elsewhere
+            return False
+        return True
 
     def explain(self, error: Exception) -> str:
         """What it says, and what to look at."""

@@ -64,13 +64,19 @@ def compose_s3(port: int) -> dict[str, Any]:
     }}}  # fmt: skip
 
 
-def demand_keys(url: str, bucket: str) -> Keys:
-    """Make a bucket and a user who may use that one only; whoever comes without these keys is refused from now on."""
+def demand_keys(url: str, bucket: str, *, folder: str = "") -> Keys:
+    """Make a bucket and a user who may use that one only; whoever comes without these keys is refused from now on.
+
+    With a folder the user may list and use that alone; even whether there is such a bucket is not said to them.
+    """
     client = partial(boto3.client, endpoint_url=url, aws_access_key_id="key", aws_secret_access_key="secret",
                      region_name="us-east-1")  # fmt: skip
     arn = f"arn:aws:s3:::{bucket}"
-    policy = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:*",
-                                                      "Resource": [arn, f"{arn}/*"]}]}  # fmt: skip
+    whole = [{"Effect": "Allow", "Action": "s3:*", "Resource": [arn, f"{arn}/*"]}]
+    part = [{"Effect": "Allow", "Action": "s3:ListBucket", "Resource": arn,
+             "Condition": {"StringLike": {"s3:prefix": f"{folder}/*"}}},
+            {"Effect": "Allow", "Action": "s3:*Object", "Resource": f"{arn}/{folder}/*"}]  # fmt: skip
+    policy = {"Version": "2012-10-17", "Statement": part if folder else whole}
     with closing(client("s3")) as s3, closing(client("iam")) as iam:
         s3.create_bucket(Bucket=bucket)
         iam.create_user(UserName="crew")

@@ -225,6 +225,21 @@ def test_the_doctor_examines_the_registry(guarded, tmp_path):
     assert "start the processes again" in found.remedy
 
 
+def test_keys_for_one_folder_of_the_bucket_suffice_to_read(tmp_path, monkeypatch, no_cached_client):
+    with serve_s3(tmp_path) as access:
+        # given keys from which S3 hides whether there is such a bucket, and an empty folder
+        keys = demand_keys(access["AWS_ENDPOINT_URL"], "crew", folder="models")
+        (tmp_path / "credentials").write_text(keys.as_file())
+        monkeypatch.setenv("AWS_ENDPOINT_URL", access["AWS_ENDPOINT_URL"])
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+        assert not fsspec.filesystem("s3").exists("crew")
+        registry = Registry(read_settings(environment_of(tmp_path)))
+
+        # then it is no missing bucket
+        assert registry.current(3).ref == BASE
+        assert [row.ref for row in registry.list()] == [BASE]
+
+
 def test_a_bucket_that_is_missing_is_an_error_and_is_not_made(cloud, tmp_path):
     """It reads like an empty one: every project would silently be back at the base model."""
     settings = read_settings(environment_of(tmp_path) | {"MODEL_DIR": "s3://crw/models"})
